@@ -1,0 +1,1 @@
+"""What graceserve's processes say to each other, and the channel that carries it."""
