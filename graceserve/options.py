@@ -1,0 +1,281 @@
+"""The options, one row each. Pure; the CLI, the variables, the TOML keys and the README's table all come from here.
+
+Names and defaults are gunicorn's wherever the meaning is the same. A parser takes the text as the operator wrote it and
+raises `ValueError`, whose text says what is expected: "is not a whole number; give 1 to 1000".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from graceserve import address
+from graceserve.errors import OperatorError
+
+Value: TypeAlias = "str | int | float | bool | tuple[str, ...]"
+LEVELS = ("debug", "info", "warning", "error")
+WORKERS_MAX = 1000  # the fleet's own limit
+_ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+# --- what a text may be --------------------------------------------------------------------------------------------
+
+
+def words(text: str) -> str:
+    """One line without control characters."""
+    if not text.isprintable():
+        raise ValueError("holds a control character; give plain text")
+    return text
+
+
+def switch(text: str) -> bool:
+    """A yes or no, as in a variable."""
+    if text.lower() in _ON + _OFF:
+        return text.lower() in _ON
+    raise ValueError("is neither yes nor no; give true or false")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A whole number within limits."""
+
+    def parse(text: str) -> int:
+        value = _digits(text)
+        if not low <= value <= high:
+            raise ValueError(f"is not a whole number from {low} to {high}; give one")
+        return value
+
+    return parse
+
+
+def _digits(text: str) -> int:
+    """-1 for what is no number, or one so long that int() would refuse it."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1
+
+
+def seconds(low: float) -> Callable[[str], float]:
+    """A duration; `nan` and `inf` are none."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not low <= value <= 10_000_000.0:  # 115 days: beyond it, poll(2) counts milliseconds in a C int
+            raise ValueError(f"is not a number of seconds; give {low:g} or more")
+        return value
+
+    return parse
+
+
+def mask(text: str) -> int:
+    """A umask: 022 and 0o22 are octal, 0x12 and 18 the same number otherwise (as gunicorn)."""
+    octal_in_c = len(text) > 1 and text[0] == "0" and text.isdecimal()
+    try:
+        value = int(text, 8 if octal_in_c else 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 0o777:
+        raise ValueError("is not a umask; give an octal number from 0 to 0777, as in 007")
+    return value
+
+
+def surge(text: str) -> int:
+    """Extra workers during a reload: `100%` (stored as 0) or a number."""
+    if text == "100%":
+        return 0
+    if 1 <= _digits(text) <= WORKERS_MAX:
+        return _digits(text)
+    raise ValueError(f"is neither 100% nor a number of workers from 1 to {WORKERS_MAX}; give one of them")
+
+
+def level(text: str) -> str:
+    """A log level."""
+    if text.lower() not in LEVELS:
+        raise ValueError(f"is not a level; give one of {', '.join(LEVELS)}")
+    return text.lower()
+
+
+def bind(text: str) -> str:
+    """An address, checked by the parser that the listeners use."""
+    try:
+        address.parse(text)
+    except OperatorError as error:
+        raise ValueError(str(error).removeprefix(f"--bind {text}: ")) from None
+    return text
+
+
+def variable(text: str) -> str:
+    """KEY=VALUE."""
+    key, equals, _ = text.partition("=")
+    if not equals or not key.isprintable() or not key.strip() or "\0" in text:
+        raise ValueError("is not a variable; give KEY=VALUE")
+    return text
+
+
+def url_path(text: str) -> str:
+    """The path of a warm-up request."""
+    if not text.startswith("/") or not text.isprintable() or " " in text:
+        raise ValueError("is not the path of a URL; give one that begins with a slash, as in /healthz")
+    return text
+
+
+def app(text: str) -> str:
+    """MODULE:CALLABLE, with gunicorn's default for the callable."""
+    module, colon, name = text.partition(":")
+    if "/" in module or (module.endswith(".py") and not colon):
+        raise ValueError("is a file; give MODULE:CALLABLE, as in hello:app, and --chdir for its directory")
+    if not all(part.isidentifier() for part in module.split(".")) or (colon and not name):
+        raise ValueError("is not MODULE:CALLABLE; give it as in hello:app or hello:create_app()")
+    return words(f"{module}:{name or 'application'}")
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row. `default` is what `Settings` holds when nobody says otherwise.
+
+    `repeat`: may be given several times, parsed one by one into a tuple. `restart`: a change can't be taken over by a
+    reload. `metavar` is empty for a switch.
+    """
+
+    field: str
+    flags: tuple[str, ...]  # the long one last; none for the positional
+    parse: Callable[[str], Value]
+    default: Value
+    metavar: str
+    section: str
+    help: str
+    repeat: bool = False
+    restart: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its name in the TOML file."""
+        return self.field
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return f"GRACESERVE_{self.field.upper()}"
+
+    @property
+    def flag(self) -> str:
+        """How messages name it."""
+        return self.flags[-1] if self.flags else self.metavar
+
+    @property
+    def is_switch(self) -> bool:
+        """A flag without a value; `--no-...` is its opposite."""
+        return not self.metavar
+
+    def shown(self) -> str:
+        """The default, as the operator would write it."""
+        match self.default:
+            case bool():
+                return "on" if self.default else "off"
+            case 0 if self.field == "reload_surge":
+                return "100%"
+            case float():
+                return f"{self.default:g}"
+            case tuple():
+                return " ".join(self.default)
+        return str(self.default)
+
+
+_APP, _RELEASE, _SERVING, _RELOAD, _PROCESS, _LOG = (
+    "Application", "Release", "Serving", "Starting and reloading", "Process", "Logging"
+)  # fmt: skip
+
+OPTIONS: tuple[Option, ...] = (
+    Option("app", (), app, "", "MODULE:CALLABLE", _APP,
+           "`hello:app`, a factory `hello:create_app()`, or just `hello` for `hello:application`"),
+    Option("config", ("-c", "--config"), words, "", "FILE", _APP,
+           "TOML file with these options; `graceserve.toml` is read when it is there"),
+    Option("chdir", ("--chdir",), words, "", "DIR", _APP,
+           "directory to serve from; a symlink is followed at each reload"),
+    Option("preload", ("--preload",), switch, False, "", _APP,
+           "import the app once, in the template, and share its memory between the workers"),
+    Option("env", ("-e", "--env"), variable, (), "KEY=VALUE", _APP,
+           "set a variable for the app (repeatable)", repeat=True),
+    Option("env_file", ("--env-file",), words, "", "FILE", _APP,
+           "file of KEY=VALUE lines for the app, relative to the release; read again at each reload"),
+    Option("release", ("--release",), words, "", "LINK", _RELEASE,
+           "the symlink to the release, when it is not in the paths of the command line"),
+    Option("python", ("--python",), words, "", "PATH", _RELEASE,
+           "the release's interpreter, relative to it; with --release `venv/bin/python` or `.venv/bin/python`"),
+    Option("bind", ("-b", "--bind"), bind, ("127.0.0.1:8000",), "ADDRESS", _SERVING,
+           "HOST:PORT, [IPV6]:PORT, unix:PATH or fd://N (repeatable); 0.0.0.0:$PORT when PORT is set", repeat=True),
+    Option("workers", ("-w", "--workers"), whole(1, WORKERS_MAX), 1, "N", _SERVING,
+           "worker processes; $WEB_CONCURRENCY when that is set"),
+    Option("threads", ("--threads",), whole(1, 10_000), 1, "N", _SERVING,
+           "threads of a worker that run the app; 1 runs it on the worker's event loop"),
+    Option("worker_connections", ("--worker-connections",), whole(1, 1_000_000), 1000, "N", _SERVING,
+           "connections that a worker holds at a time"),
+    Option("keep_alive", ("--keep-alive",), seconds(0), 75.0, "SECONDS", _SERVING,
+           "close a connection that is idle for so long; keep it above your proxy's idle time (nginx: 60)"),
+    Option("timeout", ("-t", "--timeout"), seconds(0), 30.0, "SECONDS", _SERVING,
+           "replace a worker that is stuck for so long; 0 is never"),
+    Option("graceful_timeout", ("--graceful-timeout",), seconds(0), 30.0, "SECONDS", _RELOAD,
+           "time for requests to finish when a worker leaves"),
+    Option("startup_timeout", ("--startup-timeout",), seconds(0.1), 60.0, "SECONDS", _RELOAD,
+           "time for a new release to be ready; more while it makes progress"),
+    Option("warmup", ("--warmup",), url_path, (), "PATH", _RELOAD,
+           "GET this path in each new worker before it counts as ready (repeatable)", repeat=True),
+    Option("prepare", ("--prepare",), words, "", "COMMAND", _RELOAD,
+           "run this in the new release first; if it fails, so does the reload"),
+    Option("reload_surge", ("--reload-surge",), surge, 0, "N", _RELOAD,
+           "extra workers during a reload: 100%, or N at a time where memory is small"),
+    Option("pid", ("-p", "--pid"), words, "", "FILE", _PROCESS, "pid file", restart=True),
+    Option("name", ("-n", "--name"), words, "", "NAME", _PROCESS, "name shown in the process titles", restart=True),
+    Option("user", ("-u", "--user"), words, "", "USER", _PROCESS,
+           "user to become after binding, a name or a number", restart=True),
+    Option("group", ("-g", "--group"), words, "", "GROUP", _PROCESS,
+           "group to become after binding, a name or a number", restart=True),
+    Option("umask", ("-m", "--umask"), mask, 0, "MASK", _PROCESS,
+           "file mode mask; also decides who may connect to a unix: socket", restart=True),
+    Option("control_socket", ("--control-socket",), words, "", "PATH", _PROCESS,
+           "control socket as a file; by default it has no file (abstract)", restart=True),
+    Option("error_logfile", ("--log-file", "--error-logfile"), words, "-", "FILE", _LOG,
+           "log to this file, `-` is stderr; opened again at USR1", restart=True),
+    Option("log_level", ("--log-level",), level, "info", "LEVEL", _LOG,
+           "debug, info, warning or error", restart=True),
+    Option("log_json", ("--log-json",), switch, False, "", _LOG, "log lines are JSON objects", restart=True),
+)  # fmt: skip
+
+BY_FIELD: dict[str, Option] = {option.field: option for option in OPTIONS}
+
+GUNICORN_KEYS = {  # of its configuration file, where the name differs
+    "keepalive": "keep_alive", "preload_app": "preload", "pidfile": "pid", "proc_name": "name", "raw_env": "env",
+    "errorlog": "error_logfile", "loglevel": "log_level", "wsgi_app": "app",
+}  # fmt: skip
+
+GUNICORN_FLAGS = {  # that graceserve does not have, and what to do instead
+    "-k": "graceserve has one kind of worker; leave it out, and use --threads for concurrency",
+    "--worker-class": "graceserve has one kind of worker; leave it out, and use --threads for concurrency",
+    "-D": "graceserve stays in the foreground; let systemd or a container run it",
+    "--daemon": "graceserve stays in the foreground; let systemd or a container run it",
+    "--reload": "use `graceserve reload` after a change; graceserve does not watch files",
+    "--reload-engine": "use `graceserve reload` after a change; graceserve does not watch files",
+    "--reload-extra-file": "use `graceserve reload` after a change; graceserve does not watch files",
+    "--backlog": "the listen backlog is the kernel's net.core.somaxconn; leave it out",
+    "--reuse-port": "workers share one listening socket, so that nothing queued is lost at a reload; leave it out",
+    "--worker-tmp-dir": "workers have a channel to the master instead of a file; leave it out",
+    "--pythonpath": "set PYTHONPATH with --env, or use --chdir",
+    "--paste": "graceserve serves a WSGI callable; name it as MODULE:CALLABLE",
+    "--max-requests": "workers are not recycled by count; leave it out",
+    "--max-requests-jitter": "workers are not recycled by count; leave it out",
+    "--access-logfile": "there is no access log yet; let the proxy write it",
+    "--access-logformat": "there is no access log yet; let the proxy write it",
+    "--capture-output": "the app's stdout and stderr are graceserve's already; leave it out",
+    "--initgroups": "the user's supplementary groups are always set; leave it out",
+    "--certfile": "TLS is not served yet; end it at the proxy",
+    "--keyfile": "TLS is not served yet; end it at the proxy",
+    "--statsd-host": "there is no statsd client; `graceserve status --json` has the numbers",
+    "--check-config": "there is no dry run yet; a reload that fails changes nothing",
+    "--print-config": "`graceserve --help` lists the options with their defaults",
+    "--log-config": "graceserve's log is lines of key=value, or JSON with --log-json",
+    "--log-syslog": "graceserve logs to stderr or a file; let journald collect it",
+    "--forwarded-allow-ips": "loopback and unix: peers are trusted for X-Forwarded-Proto; leave it out",
+    "--no-sendfile": "leave it out",
+}
