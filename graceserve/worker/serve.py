@@ -1,0 +1,360 @@
+"""A worker's loop: its channel, its signals, its connections. Shell; runs in a worker, in its main thread.
+
+What the worker is at a moment is `lifecycle`'s; this carries its orders out. Two of them can't wait for the loop's next
+turn, which an app call may hold up: to stop accepting, and to tell the master so. The signal handler does just these,
+by system calls, and leaves the rest to the loop.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import uvloop
+
+from graceserve.config import Settings
+from graceserve.errors import WireError
+from graceserve.logs import Log
+from graceserve.template.load import WSGIApplication
+from graceserve.wire import messages as m
+from graceserve.wire.channel import Channel, close_all
+from graceserve.worker.accept import Acceptor
+from graceserve.worker.connection import Connection, Patience, Request
+from graceserve.worker.draining import Draining
+from graceserve.worker.environ import environ
+from graceserve.worker.guard import Guard
+from graceserve.worker.handoff import Arrival, hand_over
+from graceserve.worker.http.h11_port import H11Parser
+from graceserve.worker.http.port import Limits, Parser
+from graceserve.worker.lifecycle import Fate, Input, Order, State, Terms, Way, step
+from graceserve.worker.pool import Pool
+from graceserve.worker.runs import InlineRun, Run, ThreadRun
+from graceserve.worker.signals import obey, obey_no_more
+from graceserve.worker.wsgi import Exchange
+
+SWEEP_S = 1.0  # how often time limits are looked at, while there are connections
+DRAIN_SWEEP_S = 0.05  # the same in a drain, where idle connections are handed over or closed
+EXHAUSTED_S = 1.0  # no accepting for this long when descriptors or memory ran out
+ANSWER_S = 1.0  # for the master to answer a SIGTERM by hand: at a stop there is a queue to be emptied first
+RETRY_S = 0.05  # when the master's end of the channel is full
+MESSAGES_A_TURN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What there is to serve, and how."""
+
+    app: WSGIApplication
+    constants: dict[str, Any]  # of each environ
+    settings: Settings
+    connections_max: int
+    draining: Draining
+    log: Log
+
+
+class Worker:
+    """From READY to ENDED. Is the connections' `Home`."""
+
+    def __init__(self, service: Service, channel: Channel, acceptor: Acceptor) -> None:
+        self._service = service
+        self._log = service.log
+        self._channel = channel
+        self._acceptor = acceptor
+        self._loop = uvloop.new_event_loop()
+        self._pool = Pool(service.settings.threads) if service.settings.threads > 1 else None
+        grace_s = service.settings.graceful_timeout
+        self._guard = Guard(channel.fileno(), grace_s, self._close_listeners, self._tell_stuck)
+        self._life = State.READY
+        self._terms: Terms | None = None
+        self._terms_own = False  # a SIGTERM by hand: the master has not answered yet
+        self._successor: Channel | None = None
+        self._inbox_takes = True
+        self._leaving_said = False
+        self._orphan = False  # the master is gone
+        self._sweep: asyncio.TimerHandle | None = None
+        self._arriving: set[asyncio.Task[Any]] = set()
+        self._connections: set[Connection] = set()
+        self._requests = 0
+        self.limits = Limits()
+        self.patience = Patience(service.settings.keep_alive)
+
+    def run(self) -> None:
+        """Serve until the end. The master has been told `WorkerReady`."""
+        self._loop.set_exception_handler(self._on_bug)
+        self._loop.add_reader(self._channel.fileno(), self._on_channel)
+        self._guard.start()
+        obey(self._on_term)
+        try:
+            self._loop.run_forever()
+        finally:
+            obey_no_more()
+            self._loop.remove_reader(self._acceptor.fileno())
+            self._loop.remove_reader(self._channel.fileno())
+            self._loop.close()
+
+    # --- what comes in
+
+    def _on_term(self) -> None:
+        """The signal handler: the main thread may be anywhere, in the app, too."""
+        self._stop_accepting()
+        self._say_leaving()
+        self._loop.call_soon_threadsafe(self._after_term)  # the one call that wakes a waiting loop
+
+    def _after_term(self) -> None:
+        self._on_channel()  # by order, the terms are there already
+        if self._terms is None:  # by hand: the master answers `Leaving` with them
+            self._terms = Terms(Way.LINGER, self.now(), self.now() + self._service.settings.graceful_timeout)
+            self._terms_own = True
+            self._loop.call_later(ANSWER_S, self._on_no_answer)
+        self._take(Input.TERM)
+
+    def _on_no_answer(self) -> None:
+        self._terms_own = False
+        self._end_if_empty()
+
+    def _on_channel(self) -> None:
+        if self._orphan:
+            return
+        for _ in range(MESSAGES_A_TURN):
+            try:
+                received = self._channel.receive()
+            except BlockingIOError:
+                return
+            except WireError as error:
+                self._log.warning("worker-ignored", reason=str(error))
+                continue
+            if received is None:
+                self._on_master_gone()
+                return
+            self._on_message(*received)
+
+    def _on_message(self, message: m.Message, fds: list[int]) -> None:
+        match message:
+            case m.Accept():
+                self._take(Input.ACCEPT)
+            case m.Drain(grace_s, stop):
+                self._on_drain(grace_s, stop, fds)
+                fds = fds[1:]
+            case m.Ping():
+                busy = sum(connection.busy for connection in self._connections)
+                self._channel.send(m.Pong(self._requests, len(self._connections), busy))  # the next one comes soon
+            case m.Reopen():
+                self._log.reopen()
+            case _:
+                self._log.warning("worker-ignored", message=type(message).__name__, name=getattr(message, "name", ""))
+        close_all(fds)
+
+    def _on_drain(self, grace_s: float, stop: bool, fds: list[int]) -> None:
+        """Newer terms replace older ones."""
+        if self._successor is not None:
+            self._successor.close()
+        self._successor = Channel.of_fd(fds[0]) if fds else None
+        self._inbox_takes = True
+        way = Way.STOP if stop else Way.HAND_OVER if self._successor is not None else Way.LINGER
+        self._terms = Terms(way, self.now(), self.now() + grace_s)
+        self._terms_own = False
+        if stop and not self._acceptor.closed and self._life in (State.ACCEPTING, State.DRAINING):
+            for arrival in self._acceptor.rest():
+                self._adopt(arrival)
+        self._acceptor.close()
+        self._take(Input.DRAIN)
+
+    def _on_master_gone(self) -> None:
+        self._orphan = True
+        self._loop.remove_reader(self._channel.fileno())
+        self._terms = Terms(Way.STOP, self.now(), self.now() + self._service.settings.graceful_timeout)
+        self._terms_own = False
+        self._close_listeners()  # the next master wants to bind
+        self._take(Input.MASTER_GONE)
+
+    def _on_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self._log.error("worker-bug", message=context.get("message", ""), error=repr(error))
+
+    # --- orders
+
+    def _take(self, what: Input) -> None:
+        now = step(self._life, what)
+        self._life = now.state
+        for order in now.orders:
+            self._carry_out(order)
+
+    def _carry_out(self, order: Order) -> None:
+        match order:
+            case Order.START_ACCEPTING:
+                self._loop.add_reader(self._acceptor.fileno(), self._on_arrival)
+                self._acceptor.resume()
+            case Order.STOP_ACCEPTING:
+                self._stop_accepting()
+            case Order.SAY_LEAVING:
+                self._say_leaving()
+                self._say_leaving_later()
+            case Order.EMPTY_OUT:
+                self._empty_out()
+            case Order.END:
+                self._loop.stop()
+            case Order.SAY_READY | Order.SAY_FAILED:
+                raise AssertionError("said before there is a loop")
+
+    def _stop_accepting(self) -> None:
+        """In a signal handler, too."""
+        self._acceptor.refuse()
+        self._service.draining.set()
+
+    def _close_listeners(self) -> None:
+        """On the guard's thread, too."""
+        self._acceptor.close()
+        self._service.draining.set()
+
+    def _say_leaving(self) -> None:
+        """In a signal handler, too."""
+        if not self._leaving_said:
+            self._leaving_said = self._channel.send(m.Leaving("draining"))
+
+    def _say_leaving_later(self) -> None:
+        if not self._leaving_said and not self._orphan:
+            self._say_leaving()
+            self._loop.call_later(RETRY_S, self._say_leaving_later)
+
+    def _tell_stuck(self) -> None:
+        self._log.error("stuck-without-master", grace_s=self._service.settings.graceful_timeout)
+
+    # --- arrivals
+
+    def _on_arrival(self) -> None:
+        if not self._may_begin():
+            self._acceptor.pause()
+            return
+        try:
+            arrival = self._acceptor.take()
+        except OSError as error:
+            self._log.error("accept-error", reason=str(error), connections=len(self._connections))
+            self._acceptor.pause()
+            self._loop.call_later(EXHAUSTED_S, self._resume_accepting)
+            return
+        if arrival is not None:
+            self._adopt(arrival)
+
+    def _may_begin(self) -> bool:
+        """Whether a new connection's request would be served at once."""
+        held = len(self._connections) + len(self._arriving)
+        return held < self._service.connections_max and not (self._pool is not None and self._pool.saturated)
+
+    def _resume_accepting(self) -> None:
+        if self._life is State.ACCEPTING and self._may_begin():
+            self._acceptor.resume()
+
+    def _adopt(self, arrival: Arrival) -> None:
+        connection = Connection(self, arrival.sock, arrival.route, arrival.requests)
+        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: connection, arrival.sock))
+        self._arriving.add(task)
+        task.add_done_callback(self._arrived)
+
+    def _arrived(self, task: asyncio.Task[Any]) -> None:
+        self._arriving.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._log.warning("connection-lost-on-arrival", reason=repr(task.exception()))
+        self._resume_accepting()  # until now an opened one counted twice
+        self._end_if_empty()
+
+    # --- a drain
+
+    def _empty_out(self) -> None:
+        """Apply the newest terms to each connection now, and again until none is left."""
+        for connection in tuple(self._connections):
+            self._part_with(connection)
+        self._arm_sweep()
+        self._end_if_empty()
+
+    def _part_with(self, connection: Connection) -> None:
+        """What becomes of an idle connection in a drain."""
+        if self._terms is None or not connection.can_move():
+            return
+        match self._terms.fate(connection.since, self.now()):
+            case Fate.HAND_OVER if self._successor is not None:
+                self._inbox_takes = hand_over(connection, self._successor)
+            case Fate.CLOSE:
+                connection.close_idle()
+
+    def _end_if_empty(self) -> None:
+        busy = self._pool is not None and self._pool.busy > 0  # also for clients that have gone
+        if self._life is State.DRAINING and not (self._connections or self._arriving or busy or self._terms_own):
+            self._take(Input.EMPTY)
+
+    # --- time limits
+
+    def _arm_sweep(self) -> None:
+        """Whenever there is a connection, and only then, the timer runs."""
+        if self._life is State.DRAINING and self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        if self._sweep is None and self._connections:
+            period_s = DRAIN_SWEEP_S if self._life is State.DRAINING else SWEEP_S
+            self._sweep = self._loop.call_later(period_s, self._on_sweep)
+
+    def _on_sweep(self) -> None:
+        self._sweep = None
+        now = self.now()
+        self._inbox_takes = True
+        for connection in tuple(self._connections):
+            connection.check(now)
+            if self._inbox_takes:
+                self._part_with(connection)
+        self._arm_sweep()
+
+    # --- connection.Home
+
+    def now(self) -> float:
+        """See `Home`."""
+        return self._loop.time()
+
+    def parser(self) -> Parser:
+        """See `Home`."""
+        return H11Parser(self.limits)
+
+    def opened(self, connection: Connection) -> None:
+        """See `Home`."""
+        self._connections.add(connection)
+        if self._sweep is None:
+            self._arm_sweep()
+        self._part_with(connection)
+
+    def begin(self, connection: Connection, request: Request) -> Run:
+        """See `Home`."""
+        self._requests += 1
+        service, admitted = self._service, request.admitted
+        body = request.spool.rewound()
+        made = environ(admitted, body, request.spool.size_bytes, connection.route, service.constants)
+        exchange = Exchange(
+            service.app, made, self._log, keep_alive=admitted.keep_alive, close_now=self._announces_close
+        )
+        if self._pool is not None:
+            return ThreadRun(connection, exchange, self._loop, self._pool)
+        return InlineRun(connection, exchange, self._loop)
+
+    def served(self, connection: Connection) -> None:
+        """See `Home`."""
+        if self._pool is not None:
+            self._resume_accepting()
+            self._end_if_empty()
+
+    def rested(self, connection: Connection) -> None:
+        """See `Home`."""
+        self._part_with(connection)
+
+    def closed(self, connection: Connection) -> None:
+        """See `Home`."""
+        self._connections.discard(connection)
+        self._resume_accepting()
+        self._end_if_empty()
+
+    def refused(self, connection: Connection, status: int, reason: str) -> None:
+        """See `Home`."""
+        self._log.debug("request-refused", status=status, reason=reason, peer=connection.route.peer.address)
+
+    def soon(self, connection: Connection) -> None:
+        """See `Home`."""
+        self._loop.call_soon(connection.advance)
+
+    def _announces_close(self) -> bool:
+        """Asked on app threads, too."""
+        return self._terms is not None and self._terms.announce_close(self._inbox_takes)

@@ -1,0 +1,170 @@
+"""The app that the tests serve; its path says what it does."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import parse_qs
+
+Environ = dict[str, Any]
+Start = Callable[..., Callable[[bytes], None]]
+TEXT = [("Content-Type", "text/plain")]
+SEEN: ContextVar[int] = ContextVar("SEEN", default=0)
+
+
+def app(environ: Environ, start: Start) -> Iterable[bytes]:
+    return PAGES[environ["PATH_INFO"]](environ, start)
+
+
+def hello(environ: Environ, start: Start) -> Iterable[bytes]:
+    start("200 OK", TEXT)
+    return [b"hello"]
+
+
+def version(environ: Environ, start: Start) -> Iterable[bytes]:
+    start("200 OK", TEXT)
+    return [f"{environ['graceserve.generation']} {os.getpid()}".encode()]
+
+
+def echo(environ: Environ, start: Start) -> Iterable[bytes]:
+    body = environ["wsgi.input"].read()
+    start("200 OK", [*TEXT, ("X-Length", environ.get("CONTENT_LENGTH", "none"))])
+    return [body]
+
+
+def dump(environ: Environ, start: Start) -> Iterable[bytes]:
+    start("200 OK", TEXT)
+    return [repr({k: v for k, v in environ.items() if isinstance(v, str | int | bool | tuple)}).encode()]
+
+
+def sleep(environ: Environ, start: Start) -> Iterable[bytes]:
+    time.sleep(float(environ["QUERY_STRING"]))
+    start("200 OK", TEXT)
+    return [b"slept"]
+
+
+def gate(environ: Environ, start: Start) -> Iterable[bytes]:
+    """Says that it was entered, and waits until it may go: files in ?directory."""
+    directory = environ["QUERY_STRING"]
+    with open(f"{directory}/entered", "w"):
+        pass
+    while not os.path.exists(f"{directory}/go"):
+        time.sleep(0.005)
+    start("200 OK", TEXT)
+    return [b"went"]
+
+
+def stream(environ: Environ, start: Start) -> Iterator[bytes]:
+    start("200 OK", TEXT)
+    for number in range(int(environ["QUERY_STRING"] or 3)):
+        yield f"piece {number}\n".encode()
+
+
+def lengthy(environ: Environ, start: Start) -> Iterator[bytes]:
+    """A length that may be a lie: ?promised&given."""
+    promised, given = environ["QUERY_STRING"].split("&")
+    start("200 OK", [*TEXT, ("Content-Length", promised)])
+    yield b"x" * int(given)
+    print("behind the last piece", file=sys.stderr)
+
+
+class Marked:
+    """An iterable that leaves a file behind when it is closed: ?path."""
+
+    def __init__(self, path: str, pieces: Iterable[bytes]) -> None:
+        self.path = path
+        self.pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.pieces)
+
+    def close(self) -> None:
+        with open(self.path, "a") as file:
+            file.write("closed\n")
+
+
+def _endless() -> Iterator[bytes]:
+    while True:
+        yield b"e" * 65_536
+
+
+def marked(environ: Environ, start: Start) -> Iterable[bytes]:
+    start("200 OK", TEXT)
+    return Marked(environ["QUERY_STRING"], [b"one", b"two"])
+
+
+def endless(environ: Environ, start: Start) -> Iterable[bytes]:
+    start("200 OK", TEXT)
+    return Marked(environ["QUERY_STRING"], _endless())
+
+
+def broken_stream(environ: Environ, start: Start) -> Iterator[bytes]:
+    start("200 OK", TEXT)
+    yield b"before"
+    raise RuntimeError("broke in the middle")
+
+
+def raises(environ: Environ, start: Start) -> Iterable[bytes]:
+    kind = {"exit": SystemExit(3), "int": KeyboardInterrupt(), "memory": MemoryError(), "stop": GeneratorExit()}
+    raise kind.get(environ["QUERY_STRING"], RuntimeError("no such luck"))
+
+
+def big(environ: Environ, start: Start) -> Iterable[bytes]:
+    size = int(environ["QUERY_STRING"])
+    start("200 OK", TEXT)
+    return [b"b" * size]
+
+
+def writes(environ: Environ, start: Start) -> Iterable[bytes]:
+    write = start("200 OK", TEXT)
+    write(b"written, ")
+    return [b"returned"]
+
+
+def context(environ: Environ, start: Start) -> Iterable[bytes]:
+    SEEN.set(SEEN.get() + 1)
+    start("200 OK", TEXT)
+    return [str(SEEN.get()).encode()]
+
+
+def asynchronous(environ: Environ, start: Start) -> Iterable[bytes]:
+    """What a synchronous app may do in its thread: run a loop of its own."""
+    import asyncio
+
+    async def answer() -> bytes:
+        await asyncio.sleep(0)
+        return b"from a loop"
+
+    body = asyncio.run(answer())
+    start("200 OK", TEXT)
+    return [body]
+
+
+def until_drained(environ: Environ, start: Start) -> Iterator[bytes]:
+    start("200 OK", TEXT)
+    yield b"waiting\n"
+    drained = environ["graceserve.draining"].wait(20)
+    yield f"drained={drained}".encode()
+
+
+def where(environ: Environ, start: Start) -> Iterable[bytes]:
+    start("200 OK", TEXT)
+    main = threading.current_thread() is threading.main_thread()
+    return [f"main={main} multithread={environ['wsgi.multithread']}".encode()]
+
+
+def injects(environ: Environ, start: Start) -> Iterable[bytes]:
+    query = parse_qs(environ["QUERY_STRING"])
+    start("200 OK", [(query["name"][0], query["value"][0])])
+    return [b"never"]
+
+
+PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
+    "/": hello, "/version": version, "/echo": echo, "/dump": dump, "/sleep": sleep, "/gate": gate, "/stream": stream,
+    "/lengthy": lengthy, "/marked": marked, "/endless": endless, "/broken-stream": broken_stream, "/raises": raises,
+    "/big": big, "/writes": writes, "/context": context, "/async": asynchronous, "/until-drained": until_drained,
+    "/where": where, "/injects": injects,
+}  # fmt: skip

@@ -1,0 +1,5 @@
+"""An app that ends its importer."""
+
+import sys
+
+sys.exit(0)

@@ -1,0 +1,127 @@
+"""The environ of a request."""
+
+from io import BytesIO
+from typing import Any
+
+import pytest
+
+from graceserve.worker.environ import Peer, Route, Site, constants, environ
+from graceserve.worker.http.h11_port import H11Parser
+from graceserve.worker.http.policy import Admitted, admit
+from graceserve.worker.http.port import Head, Limits
+
+TCP = Route(Site("127.0.0.1:8000", "127.0.0.1", "8000"), Peer("10.0.0.9", 1234))
+LOCAL = Route(TCP.site, Peer("127.0.0.1", 1234))
+UNIX = Route(Site("unix:/run/a.sock"), Peer())
+
+
+def made(head: str, route: Route = TCP, body: bytes = b"", threads: int = 1) -> dict[str, Any]:
+    parser = H11Parser(Limits())
+    parser.receive(head.replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n")
+    event = parser.next_event()
+    assert isinstance(event, Head), event
+    request = admit(event, Limits())
+    assert isinstance(request, Admitted), request
+    return environ(request, BytesIO(body), len(body), route, constants(threads, 3, "draining", "errors", "wrapper"))
+
+
+def test_a_plain_request() -> None:
+    environ = made("GET /caf%C3%A9%2f?a=%20b HTTP/1.1\nHost: example.org:81\nX-Two: 2\nAccept: x")
+    assert isinstance(environ.pop("wsgi.input"), BytesIO)
+    assert environ == {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/caf\xc3\xa9/",
+        "QUERY_STRING": "a=%20b",
+        "RAW_URI": "/caf%C3%A9%2f?a=%20b",
+        "REQUEST_URI": "/caf%C3%A9%2f?a=%20b",
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "8000",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "SERVER_SOFTWARE": "graceserve",
+        "REMOTE_ADDR": "10.0.0.9",
+        "REMOTE_PORT": "1234",
+        "HTTP_HOST": "example.org:81",
+        "HTTP_X_TWO": "2",
+        "HTTP_ACCEPT": "x",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.errors": "errors",
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "wsgi.input_terminated": True,
+        "wsgi.file_wrapper": "wrapper",
+        "graceserve.generation": 3,
+        "graceserve.draining": "draining",
+    }
+
+
+def test_a_broken_escape_stays_as_it_is() -> None:
+    assert made("GET /%zz%4 HTTP/1.0")["PATH_INFO"] == "/%zz%4"
+
+
+def test_a_body_has_a_type_and_a_length() -> None:
+    environ = made("POST / HTTP/1.1\nHost: a\nContent-Type: text/x\nContent-Length: 3", body=b"abc")
+    assert (environ["CONTENT_TYPE"], environ["CONTENT_LENGTH"]) == ("text/x", "3")
+    assert not {"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"} & set(environ)
+
+
+def test_a_chunked_body_has_a_length_too() -> None:
+    environ = made("POST / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked", body=b"abcd")
+    assert environ["CONTENT_LENGTH"] == "4"
+    assert "HTTP_TRANSFER_ENCODING" not in environ
+
+
+def test_without_a_body_there_is_no_length() -> None:
+    assert "CONTENT_LENGTH" not in made("GET / HTTP/1.0")
+
+
+def test_a_length_of_zero_is_said() -> None:
+    assert made("POST / HTTP/1.1\nHost: a\nContent-Length: 0")["CONTENT_LENGTH"] == "0"
+
+
+def test_repeated_headers_are_joined() -> None:
+    environ = made("GET / HTTP/1.1\nHost: a\nX: 1\nX: 2\nCookie: a=1\nCookie: b=2")
+    assert (environ["HTTP_X"], environ["HTTP_COOKIE"]) == ("1, 2", "a=1; b=2")
+
+
+def test_the_target_s_host_replaces_the_header() -> None:
+    assert made("GET http://b:9/ HTTP/1.1\nHost: a")["HTTP_HOST"] == "b:9"
+
+
+@pytest.mark.parametrize(
+    ("route", "headers", "scheme"),
+    [
+        (LOCAL, "X-Forwarded-Proto: https", "https"),
+        (UNIX, "X-Forwarded-Proto: HTTPS", "https"),
+        (TCP, "X-Forwarded-Proto: https", "http"),  # anybody could say so
+        (LOCAL, "X-Forwarded-Proto: http", "http"),
+        (LOCAL, "X-Forwarded-Proto: https\nX-Forwarded-Proto: http", "http"),
+        (LOCAL, "X_Forwarded_Proto: https", "http"),
+        (LOCAL, "Accept: x", "http"),
+    ],
+)
+def test_the_scheme_is_believed_from_this_machine_only(route: Route, headers: str, scheme: str) -> None:
+    assert made(f"GET / HTTP/1.1\nHost: a\n{headers}", route)["wsgi.url_scheme"] == scheme
+
+
+@pytest.mark.parametrize(
+    ("head", "server"),
+    [
+        ("GET / HTTP/1.1\nHost: example.org:81", ("example.org", "81")),
+        ("GET / HTTP/1.1\nHost: example.org", ("example.org", "80")),
+        ("GET / HTTP/1.1\nHost: example.org\nX-Forwarded-Proto: https", ("example.org", "443")),
+        ("GET / HTTP/1.1\nHost: [::1]", ("[::1]", "80")),
+        ("GET / HTTP/1.0", ("localhost", "80")),
+    ],
+)
+def test_behind_a_unix_socket_the_client_names_the_server(head: str, server: tuple[str, str]) -> None:
+    environ = made(head, UNIX)
+    assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == server
+    assert environ["REMOTE_ADDR"] == ""
+    assert "REMOTE_PORT" not in environ
+
+
+def test_threads_are_told() -> None:
+    assert made("GET / HTTP/1.0", threads=4)["wsgi.multithread"] is True
