@@ -1,0 +1,1 @@
+"""graceserve under the programs that start it: systemd's own tools and protocols."""
