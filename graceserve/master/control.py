@@ -143,7 +143,7 @@ class Control:
             case m.AskRollback():
                 self._reloads.ask_back(client)
             case m.AskStatus():
-                client.send(m.Status(self._orders.status()))
+                self._tell_status(client)
             case m.AskStop(quick):
                 self._orders.stop(quick)
             case m.AskReopen():
@@ -152,6 +152,12 @@ class Control:
             case _:
                 name = message.name if isinstance(message, m.Unknown) else type(message).__name__
                 client.send(m.Refused(f"this master does not know {name}; it may be older than your command"))
+
+    def _tell_status(self, client: Channel) -> None:
+        try:
+            client.send(m.Status(self._orders.status()))
+        except WireError as error:  # some hundred workers
+            client.send(m.Refused(f"the status does not fit into one message: {error}"))
 
     def _hang_up(self, client: Channel) -> None:
         self._desk.poller.unregister(client)

@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
+from graceserve.wire.messages import line
+
 WSGIApplication: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _OWN_FILES = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "<frozen importlib")
 
@@ -93,9 +95,19 @@ def _guarded(doing: str, call: Callable[..., Any], *args: Any, **kwargs: Any) ->
 
 def _told(doing: str, error: BaseException) -> AppError:
     if isinstance(error, SystemExit):
-        return AppError(f"{doing} called sys.exit({error.code!r})", stack(error))
-    last = traceback.format_exception_only(error)[-1].strip()
-    return AppError(f"{doing}: {' '.join(last.split())}", stack(error))
+        return AppError(line(f"{doing} called sys.exit({error.code!r})"), stack(error))
+    return AppError(line(f"{doing}: {_summary(error)}"), stack(error))
+
+
+def _summary(error: BaseException) -> str:
+    """The traceback's last line, without the notes that may follow it."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its str() fails)"
+    return f"{name}: {text}" if text else name
 
 
 def stack(error: BaseException) -> str:

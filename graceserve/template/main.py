@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     except Exception as error:
         if channel.closed:  # in a worker
             raise
-        channel.send(m.TemplateFailed(f"{type(error).__name__}: {error}", m.tail(traceback.format_exc())))
+        channel.send(m.TemplateFailed(m.line(f"{type(error).__name__}: {error}"), m.tail(traceback.format_exc())))
         os._exit(1)
     if channel.closed:
         return status

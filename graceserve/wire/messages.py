@@ -20,7 +20,8 @@ from graceserve.errors import WireError
 
 PROTOCOL = 1
 MESSAGE_BYTES_MAX = 180_000  # below net.core.wmem_default (212,992), which bounds one datagram
-DETAIL_CHARS_MAX = 32_000  # of a traceback or stack: the tail says what went wrong
+DETAIL_CHARS_MAX = 12_000  # of a traceback: the tail says what went wrong; JSON takes up to 12 bytes a character
+REASON_CHARS_MAX = 1_000  # of a line for the operator
 
 Json: TypeAlias = "bool | int | float | str | tuple[Json, ...] | list[Json] | dict[str, Json] | None"
 
@@ -303,6 +304,12 @@ def decode(data: bytes) -> Message:
     if cls is None:
         return Unknown(name)
     return record.load(cls, values)
+
+
+def line(text: str) -> str:
+    """`text` on one line, cut to what a message carries of a reason."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= REASON_CHARS_MAX else flat[: REASON_CHARS_MAX - 3] + "..."
 
 
 def tail(text: str) -> str:

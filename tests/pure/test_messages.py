@@ -68,6 +68,16 @@ def test_too_large_is_a_wire_error() -> None:
         m.encode(m.WorkerFailed("x" * m.MESSAGE_BYTES_MAX))
 
 
+@pytest.mark.parametrize("char", ["a", "\0", "é", "\U0001f600", "\ud800"])
+def test_the_longest_verdict_fits(char: str) -> None:
+    """Whatever an app raises reaches the operator: a verdict that is too long would be lost."""
+    reason, detail = m.line(f"importing app: ValueError: {char * 10_000}"), m.tail(char * 100_000)
+    assert "\n" not in reason
+    assert m.decode(m.encode(m.Told("failed", 1, "current -> releases/42", reason, detail))) == m.Told(
+        "failed", 1, "current -> releases/42", reason, detail
+    )
+
+
 def test_tail_keeps_the_end_of_a_traceback() -> None:
     text = "a" * m.DETAIL_CHARS_MAX + "ValueError: the cause"
     assert m.tail("short") == "short"
