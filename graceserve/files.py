@@ -1,7 +1,10 @@
 """The file system as `release` asks it: the kernel's answers to `paths.Files`. Shell; CLI and master."""
 
+import errno
 import os
 import stat
+
+TEXT_BYTES_MAX = 1_000_000  # of a config or env file
 
 
 class RealFiles:
@@ -37,8 +40,14 @@ class RealFiles:
             return False
 
     def read_text(self, path: str) -> str:
-        """open(2), read(2)."""
-        with open(path, encoding="utf-8") as file:
+        """open(2), read(2). Only a regular file: a FIFO would have the master wait for its writer."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(fd, encoding="utf-8") as file:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            if info.st_size > TEXT_BYTES_MAX:
+                raise OSError(errno.EFBIG, f"over {TEXT_BYTES_MAX} bytes")
             return file.read()
 
     def cwd(self) -> str:

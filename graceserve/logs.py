@@ -47,6 +47,11 @@ class _Sink:
         if was_owned:
             _close(old)
 
+    def chown(self, uid: int, gid: int) -> None:
+        """The file, if it was opened here."""
+        if self.owned:
+            os.fchown(self.fd, uid, gid)
+
     def close(self) -> None:
         """Give the descriptor back."""
         if self.owned:
@@ -107,6 +112,10 @@ class Log:
     def problem(self) -> str:
         """Why `path` could not be opened; empty if it could, or is "-"."""
         return self._sink.problem
+
+    def chown(self, uid: int, gid: int) -> None:
+        """Give the file that was opened here to the user that the process is about to become."""
+        self._sink.chown(uid, gid)
 
     def reopen(self) -> None:
         """Open `path` again (log rotation). The file in use stays in use if that fails."""

@@ -37,7 +37,8 @@ class Child:
     unsent: Channel | None = None  # a worker's own end, while its template has no room for the order to fork it
     stacks_fd: int = -1  # where it writes its stacks
     output_fd: int = -1  # where the prepare command writes, and a template before its hello
-    kill_wanted: bool = False  # ordered before the pid was known
+    kill_wanted: bool = False  # by us; carried out as soon as the pid is known
+    dead: bool = False  # reaped: its pid may be somebody else's by now
     ready: bool = False
     said: str = ""  # why it says that it failed
     pong: Pong = field(default_factory=Pong)
@@ -89,7 +90,8 @@ class Running:
     hello: TemplateHello = field(default_factory=TemplateHello)
     detail: str = ""  # the traceback or stack behind its failure
     marks: dict[str, float] = field(default_factory=dict)  # phase -> monotonic time at which it was over
-    effort: tuple[float, int, int] = (0.0, 0, 0)  # when, ticks and bytes at the last probe
+    effort: dict[int, tuple[int, int]] = field(default_factory=dict)  # ticks and bytes by pid, at the last probe
+    probed: float = 0.0  # when that was
 
     def dump(self) -> dict[str, Any]:
         """For the re-exec."""

@@ -5,6 +5,7 @@ Who may talk is the kernel's word (`SO_PEERCRED`, unix(7)): root, the user that 
 started it.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -15,6 +16,7 @@ from typing import Any
 
 from graceserve.errors import OperatorError, WireError
 from graceserve.master.desk import Desk
+from graceserve.master.listeners import make_room
 from graceserve.master.reloads import Reloads
 from graceserve.wire import messages as m
 from graceserve.wire.channel import Channel, close_all
@@ -42,13 +44,17 @@ class Door:
     uid: int
 
     @classmethod
-    def open(cls, path: str, pid: int) -> "Door":
-        """Bind and listen. Raises `OperatorError`."""
+    def open(cls, path: str, pid: int, ids: tuple[int, int] | None) -> "Door":
+        """Bind and listen; a file is `ids`' own, whom the master becomes. Raises `OperatorError`."""
+        if path:
+            make_room(path, f"--control-socket {path}", socket.SOCK_SEQPACKET)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         before = os.umask(0o177)
         try:
             sock.bind(path or abstract_name(pid))
             sock.listen(CLIENTS_MAX)
+            if path and ids is not None:
+                os.chown(path, *ids)
         except OSError as error:
             sock.close()
             where = f"--control-socket {path}" if path else "the control socket"
@@ -67,6 +73,7 @@ class Control:
         self._orders = orders
         self._door = door
         self.clients: dict[int, Channel] = {}
+        self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def attach(self) -> None:
         """Begin (or, after a re-exec, go on) to listen."""
@@ -107,8 +114,10 @@ class Control:
     def _accept(self) -> None:
         try:
             sock, _ = self._door.sock.accept()
-        except OSError:  # the client has gone again, or we are out of descriptors: it tries again
-            return
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away()
+            return  # else it has gone again
         client = Channel(sock)
         _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         if uid not in (0, self._door.uid, os.geteuid()):
@@ -120,6 +129,16 @@ class Control:
         else:
             self.clients[client.fileno()] = client
             self._desk.poller.register(client, partial(self._listen, client))
+
+    def _turn_away(self) -> None:
+        """Out of descriptors: a client that is left in the queue would wake the loop for ever."""
+        os.close(self._spare_fd)
+        try:
+            sock, _ = self._door.sock.accept()
+            sock.close()
+        except OSError:
+            pass
+        self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _listen(self, client: Channel) -> None:
         try:
@@ -139,8 +158,10 @@ class Control:
     def _obey(self, client: Channel, message: m.Message) -> None:
         match message:
             case m.AskReload():
+                self._desk.log.info("reload", by="graceserve reload")
                 self._reloads.ask(client)
             case m.AskRollback():
+                self._desk.log.info("reload", by="graceserve rollback")
                 self._reloads.ask_back(client)
             case m.AskStatus():
                 self._tell_status(client)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from graceserve.config import Settings
 from graceserve.fleet.events import Event
 from graceserve.fleet.machine import Fleet
 from graceserve.logs import Log
@@ -42,7 +43,7 @@ class Desk:
 
     launch: Launch
     environ: dict[str, str]  # as the master was launched with
-    name: str
+    settings: Settings  # of the start: what a reload can't change (name, log, pid file ...)
     log: Log
     kernel: Kernel
     notify: Notify

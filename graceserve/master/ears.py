@@ -22,6 +22,7 @@ class Ears:
     def __init__(self, desk: Desk, reloads: Reloads) -> None:
         self._desk = desk
         self._reloads = reloads
+        self.checking: Child | None = None  # the resume check that counts; an older one may still be dying
         self.checked: str | None = None  # the resume check's answer: why not, "" for yes, None for none yet
 
     def attach(self, child: Child) -> None:
@@ -122,8 +123,10 @@ class Ears:
 
     def _other_said(self, child: Child, message: m.Message) -> None:
         match message:
-            case m.ResumeChecked(reason):
+            case m.ResumeChecked(reason) if child is self.checking:
                 self.checked = reason
+            case m.ResumeChecked():
+                pass
             case m.ExecFailed(reason):
                 child.said = f"could not be started: {reason}"
             case _:
@@ -136,6 +139,8 @@ class Ears:
 
     def _silent(self, child: Child) -> None:
         """End-of-file: it is dead or dying, unless its app closed our channel; its exit status says the rest."""
+        if child.dead:
+            return
         if child.kind is Kind.WORKER and child.pid == 0:
             self.never_was(child, "its template died before it could be forked")
         elif child.kind is Kind.TEMPLATE:
@@ -147,29 +152,33 @@ class Ears:
         self._desk.tell(e.WorkerExited(child.worker, reason))
 
     def _gone(self, child: Child, how: str) -> None:
+        child.dead = True
         self.listen(child)  # its last words are the true cause
         if child not in self._desk.book.children:
             return
         desk, last = self._desk, _tail_of(child.stacks_fd) or _tail_of(child.output_fd)
         if child.kind is not Kind.WORKER and child.stacks_fd < 0 and last and not child.said and not how.endswith(" 0"):
             how = f"{how}: {last.strip().splitlines()[-1]}"
+        if child.kill_wanted and "SIGKILL" in how:
+            how = "was killed by the master"
         desk.log.info(
             "exited", detail=last, kind=child.kind.value, gen=child.generation, worker=child.worker,
             slot=child.slot, pid=child.pid, how=how,
         )  # fmt: skip
-        self._keep_detail(child, last)
+        if child.kind is not Kind.PREPARE or how != "exited with status 0":
+            self._keep_detail(child, last)
         self._bury(child)
         match child.kind:
             case Kind.WORKER:
                 stage = "" if child.ready else " before it was ready"
-                desk.tell(e.WorkerExited(child.worker, child.said or f"worker {child.worker} {how}{stage}"))
+                desk.tell(e.WorkerExited(child.worker, child.said or f"worker {child.slot} {how}{stage}"))
             case Kind.TEMPLATE:
                 desk.tell(e.TemplateExited(child.generation, child.said or f"the template {how}"))
             case Kind.PREPARE:
                 reason = "" if how == "exited with status 0" else child.said or f"--prepare {how}"
                 desk.tell(e.PrepareEnded(child.generation, reason))
             case Kind.CHECK:
-                if self.checked is None:
+                if self.checked is None and child is self.checking:
                     self.checked = child.said or f"the new interpreter {how}"
 
     def _bury(self, child: Child) -> None:

@@ -16,7 +16,8 @@ from typing import NoReturn
 from graceserve.wire.channel import Channel
 from graceserve.wire.messages import ExecFailed
 
-_PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>, prctl(2)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>, prctl(2)
+_FAMILY_MAX = 1000  # processes looked at
 _IGNORED_OVER_EXEC = (signal.SIGHUP, signal.SIGINT)  # the process group's; Python keeps them ignored while it starts
 
 
@@ -31,6 +32,7 @@ class Spawn:
     say: Channel | None = None  # where the child says that its exec failed
     output: int = -1
     output_of: Sequence[int] = (1, 2)
+    die_with_parent: bool = False  # SIGKILL when this process ends (prctl(2), PR_SET_PDEATHSIG)
     new_session: bool = False  # a process group of its own, out of reach of the terminal's and the supervisor's signals
 
 
@@ -89,12 +91,25 @@ class Kernel:
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:
                 columns = file.read().rpartition(b") ")[2].split()
-            ticks = int(columns[11]) + int(columns[12])
+            ticks = sum(int(column) for column in columns[11:15])  # its own, and of its children that have ended
             with open(f"/proc/{pid}/io", "rb") as file:
                 read = int(file.readline().split()[1])
         except (OSError, ValueError, IndexError):
             pass
         return ticks, read
+
+    def family(self, pid: int) -> list[int]:
+        """The process and all its living descendants."""
+        found: list[int] = []
+        ahead = [pid]
+        while ahead and len(found) < _FAMILY_MAX:
+            found.append(ahead.pop())
+            try:
+                with open(f"/proc/{found[-1]}/task/{found[-1]}/children", "rb") as file:
+                    ahead += [int(child) for child in file.read().split()]
+            except (OSError, ValueError):
+                continue  # it has ended meanwhile
+        return found
 
     def rss_bytes(self, pid: int) -> int:
         """Resident memory; 0 when the process is gone."""
@@ -142,8 +157,12 @@ def _prepare_child(order: Spawn) -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
+    if order.die_with_parent:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if order.new_session:
         os.setsid()
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; a shell's programs rely on them
+            signal.signal(number, signal.SIG_DFL)
     else:
         for number in _IGNORED_OVER_EXEC:
             signal.signal(number, signal.SIG_IGN)

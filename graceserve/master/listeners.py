@@ -29,6 +29,7 @@ class Listeners:
 
     def __init__(self) -> None:
         self._by_name: dict[str, Listener] = {}
+        self.sealed = False  # the service runs: a descriptor number may be the master's own by now
 
     def all(self) -> list[Listener]:
         """In the order in which they were bound."""
@@ -45,6 +46,8 @@ class Listeners:
             for text in binds:
                 address = parse(text)
                 if address.name not in self._by_name:
+                    if self.sealed and address.family is Family.FD:
+                        raise OperatorError(f"--bind {address.name}: a descriptor can't be added by a reload; restart")
                     self._by_name[address.name] = _bound(address, umask)
                     made.append(address.name)
         except OperatorError:
@@ -79,6 +82,7 @@ class Listeners:
     def load(cls, rows: Iterable[Mapping[str, object]]) -> "Listeners":
         """The listeners of `dump`, whose descriptors were inherited."""
         listeners = cls()
+        listeners.sealed = True
         for row in rows:
             name, fd, unlink = str(row["name"]), row["fd"], row.get("unlink")
             assert isinstance(fd, int)
@@ -150,7 +154,7 @@ def _tcp(address: Address) -> Listener:
 
 
 def _unix(address: Address, umask: int) -> Listener:
-    _make_room(address)
+    make_room(address.path, f"--bind {address.name}", socket.SOCK_STREAM)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(umask)
     try:
@@ -166,24 +170,25 @@ def _unix(address: Address, umask: int) -> Listener:
     return Listener(address.name, address.name, sock, (address.path, device, inode))
 
 
-def _make_room(address: Address) -> None:
+def make_room(path: str, option: str, kind: socket.SocketKind) -> None:
     """Remove a socket file that nobody listens on. Raises `OperatorError` if somebody does, or if it is no socket."""
-    device, inode, is_socket = file_identity(address.path)
+    device, inode, is_socket = file_identity(path)
     if not (device or inode):
         return
     if not is_socket:
-        raise OperatorError(f"--bind {address.name}: the file there is not a socket; remove it or choose another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(address.path)
-        except ConnectionRefusedError:
-            _unlink(address.path)
-            return
-        except OSError as error:  # EAGAIN: a full backlog is a live server's
-            if not isinstance(error, BlockingIOError):
-                raise OperatorError(f"--bind {address.name}: {_why(error)}") from None
-    raise OperatorError(f"--bind {address.name}: another server listens there; stop it or choose another path")
+        raise OperatorError(f"{option}: the file there is not a socket; remove it or choose another path")
+    try:
+        with socket.socket(socket.AF_UNIX, kind) as probe:
+            probe.setblocking(False)
+            probe.connect(path)
+    except ConnectionRefusedError:
+        _unlink(path)
+        return
+    except BlockingIOError:
+        pass  # a full backlog is a live server's
+    except OSError as error:
+        raise OperatorError(f"{option}: {_why(error)}") from None
+    raise OperatorError(f"{option}: another server listens there; stop it or choose another path")
 
 
 def _unlink(path: str) -> None:

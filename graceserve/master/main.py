@@ -43,6 +43,7 @@ _BUGS_IN_A_ROW_MAX = 100  # turns that raised: the master goes on, but does not 
 
 def serve(launch: Launch, settings: Settings, pin: Pin, environ: dict[str, str]) -> int:
     """Be a new master until it is stopped; its exit status. Raises `OperatorError` before anything is started."""
+    _open_standard_fds()
     ids = look_up(settings.user, settings.group)
     desk = _desk(launch, environ, settings)
     if desk.log.problem:
@@ -53,14 +54,16 @@ def serve(launch: Launch, settings: Settings, pin: Pin, environ: dict[str, str])
     try:
         desk.adopted = desk.listeners.adopt(environ, os.getpid())
         reloads.begin(settings, pin)
-        door = Door.open(settings.control_socket, os.getpid())
+        door = Door.open(settings.control_socket, os.getpid(), ids)
+        if ids is not None:
+            desk.log.chown(*ids)
+            drop(*ids)
     except BaseException:
         desk.listeners.keep(())
         if pidfile is not None:
             pidfile.remove()
         raise
-    if ids is not None:
-        drop(*ids)
+    desk.listeners.sealed = True
     master = Master(desk, reloads, pidfile)
     master.control = Control(desk, reloads, master.orders, door)
     for listener in desk.listeners.all():
@@ -69,9 +72,16 @@ def serve(launch: Launch, settings: Settings, pin: Pin, environ: dict[str, str])
     return master.run()
 
 
+def _open_standard_fds() -> None:
+    """What is closed of 0, 1 and 2 would become one of our sockets, and be written to by whoever prints."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def _desk(launch: Launch, environ: dict[str, str], settings: Settings) -> Desk:
     log = Log(json=settings.log_json, level=settings.log_level, path=settings.error_logfile)
-    return Desk(launch, environ, settings.name, log, Kernel(), Notify(environ))
+    return Desk(launch, environ, settings, log, Kernel(), Notify(environ))
 
 
 class Master:
@@ -86,7 +96,7 @@ class Master:
         self._signals = Signals()
         self._ears = Ears(desk, reloads)
         self._perform = Perform(desk, self._ears, reloads)
-        self._reexec = Reexec(desk, self._ears, reloads, self._snapshot)
+        self._reexec = Reexec(desk, self._ears, reloads, self._signals, self._snapshot)
         self._watchdog_due = desk.kernel.now()
         self._bugs = 0
         self._stop_asked: float | None = None
@@ -97,7 +107,7 @@ class Master:
     def begin(self, why_back: str = "") -> None:
         """Take the process over: title, directory, signals, descriptors. `why_back`: a re-exec that did not work."""
         desk = self._desk
-        name = f" [{desk.name}]" if desk.name else ""
+        name = f" [{desk.settings.name}]" if desk.settings.name else ""
         setproctitle(f"graceserve: master{name}")
         os.chdir("/")  # the release that it was started from may be removed
         if not desk.kernel.become_subreaper() and os.getpid() != 1:
@@ -146,11 +156,14 @@ class Master:
             desk.tell(Tick())
         while desk.events:
             for action in desk.fleet.step(desk.events.pop(0), desk.kernel.now()):
-                self._perform(action)
+                try:
+                    self._perform(action)
+                except Exception:  # a bug must not take the orders behind it along
+                    desk.log.error("bug", detail=traceback.format_exc(), action=type(action).__name__)
         watchdog_s = desk.notify.watchdog_s
         if watchdog_s is not None and desk.kernel.now() >= self._watchdog_due:
-            desk.notify.watchdog()
             self._watchdog_due = desk.kernel.now() + watchdog_s
+            desk.notify.watchdog()
 
     def _timeout_s(self) -> float | None:
         desk = self._desk
@@ -197,7 +210,10 @@ class Master:
         for child in desk.book.children:
             if child.channel is not None:
                 child.channel.send(Reopen())
-        desk.log.info("reopened")
+        if desk.log.problem:
+            desk.log.error("reopen-failed", path=desk.settings.error_logfile, reason=desk.log.problem)
+        else:
+            desk.log.info("reopened")
 
     def _end(self, code: int) -> int:
         self._desk.log.info("stopped", code=code)
@@ -213,14 +229,12 @@ class Master:
         desk, pidfile = self._desk, self._pidfile
         fds = [*desk.book.fds, *desk.inbox.fds, *self.control.fds, *(it.sock.fileno() for it in desk.listeners.all())]
         fds += [] if pidfile is None else [pidfile.fd]
-        serving = desk.book.running.get(desk.fleet.serving)
         data = {
             "version": graceserve.__version__,
             "fds": fds,
             "launch": desk.launch.dump(),
             "environ": desk.environ,
-            "settings": serving.settings.dump() if serving else {},
-            "name": desk.name,
+            "settings": desk.settings.dump(),
             "started": desk.started,
             "adopted": list(desk.adopted),
             "fleet": desk.fleet.dump(),
@@ -237,7 +251,6 @@ class Master:
     def load(cls, data: Mapping[str, Any]) -> "Master":
         """The master of `_snapshot`, whose descriptors were inherited. Touches nothing but them."""
         desk = _desk(Launch.load(data["launch"]), data["environ"], Settings.load(data.get("settings", {})))
-        desk.name = data.get("name", "")
         desk.started = data.get("started", 0.0)
         desk.adopted = tuple(data.get("adopted", ()))
         desk.fleet = Fleet.load(data["fleet"])

@@ -34,9 +34,9 @@ class Notify:
     def _send(self, text: str) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
                 sock.sendto(text.encode(), self._address)
-            except OSError:
-                pass  # nobody listens, or its queue is full: the service goes on
+        except OSError:
+            pass  # nobody listens, its queue is full, or there is no descriptor left: the service goes on

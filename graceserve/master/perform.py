@@ -2,7 +2,10 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from graceserve.errors import WireError
 from graceserve.fleet import actions as a
 from graceserve.fleet import events as e
 from graceserve.master.book import Child, Kind, Running
@@ -44,6 +47,25 @@ class Perform:
                 self._end(action)
 
     def _start(self, action: a.Prepare | a.StartTemplate | a.Fork | a.Probe) -> None:
+        """What the kernel refuses (no descriptor, no process, no memory) is the answer."""
+        try:
+            self._try_start(action)
+        except (OSError, WireError) as error:
+            self._not_started(action, str(error))
+
+    def _not_started(self, action: a.Prepare | a.StartTemplate | a.Fork | a.Probe, reason: str) -> None:
+        desk = self._desk
+        match action:
+            case a.Prepare(generation):
+                desk.tell(e.PrepareEnded(generation, f"--prepare could not be started: {reason}"))
+            case a.StartTemplate(generation):
+                desk.tell(e.TemplateExited(generation, f"the template could not be started: {reason}"))
+            case a.Fork(_, worker):
+                desk.tell(e.WorkerExited(worker, f"the worker could not be started: {reason}"))
+            case a.Probe(generation):
+                desk.tell(e.Probed(generation, False))
+
+    def _try_start(self, action: a.Prepare | a.StartTemplate | a.Fork | a.Probe) -> None:
         match action:
             case a.Prepare(generation):
                 self._prepare(generation)
@@ -99,6 +121,7 @@ class Perform:
             case a.KillPart(generation, part):
                 child = desk.book.part(generation, _KINDS[part])
                 if child is not None and part is a.Part.PREPARE:
+                    child.kill_wanted = True
                     desk.kernel.kill_group(child.pid, signal.SIGKILL)
                 elif child is not None:
                     self._signal(child, signal.SIGKILL)
@@ -109,10 +132,9 @@ class Perform:
 
     def _signal(self, child: Child, number: int) -> None:
         """Signal it, or, for a kill, as soon as its pid is known."""
+        child.kill_wanted = child.kill_wanted or number == signal.SIGKILL
         if child.pid:
             self._desk.kernel.kill(child.pid, number)
-        elif number == signal.SIGKILL:
-            child.kill_wanted = True
 
     # --- beginning ----------------------------------------------------------------------------------------------
 
@@ -143,17 +165,12 @@ class Perform:
         if running is None:
             desk.tell(e.PrepareEnded(generation, "nothing is known of this generation (a bug in graceserve)"))
             return
-        bin_dir = os.path.dirname(running.pin.python)
-        path = f"{bin_dir}:{running.env.get('PATH', os.defpath)}"
-        child = Child(Kind.PREPARE, generation, output_fd=os.memfd_create("graceserve-prepare", os.MFD_CLOEXEC))
-        say, child.channel = Channel.pair()
+        path = f"{os.path.dirname(running.pin.python)}:{running.env.get('PATH', os.defpath)}"
         self._reloads.progress(generation, f"prepare: {running.settings.prepare}")
-        argv = ["/bin/sh", "-c", running.settings.prepare]
-        env = running.env | {"PATH": path}
-        order = Spawn(argv, env, running.pin.cwd, say=say, output=child.output_fd, new_session=True)
-        problem = self._spawn(child, order)
-        if problem:
-            desk.tell(e.PrepareEnded(generation, f"--prepare could not be started: {problem}"))
+        argv, env = ["/bin/sh", "-c", running.settings.prepare], running.env | {"PATH": path}
+        with self._child(Kind.PREPARE, generation) as (child, theirs):
+            order = Spawn(argv, env, running.pin.cwd, say=theirs, output=child.output_fd, new_session=True)
+            child.pid = desk.kernel.spawn(order)
 
     def _start_template(self, generation: int, repair_of: int) -> None:
         desk, running = self._desk, self._running(generation, repair_of)
@@ -162,34 +179,35 @@ class Perform:
             return
         if running.settings.prepare and not repair_of:
             running.marks["prepare"] = desk.kernel.now()
-        pin = running.pin
-        child = Child(Kind.TEMPLATE, generation, output_fd=os.memfd_create("graceserve-template", os.MFD_CLOEXEC))
-        theirs, child.channel = Channel.pair()
-        child.channel.send(m.Boot(generation, pin.cwd, running.settings.dump()))
-        safe = ["-P"] if desk.launch.script else []  # as a script: the template itself adds the release to sys.path
-        stderr_fd = os.dup(2)  # what an interpreter says that can't even start belongs into the verdict
-        argv = [pin.python, *pin.flags, *safe, "-m", "graceserve.template.main",
-                "--channel", str(theirs.fileno()), "--stderr", str(stderr_fd)]  # fmt: skip
-        inherit = [theirs.fileno(), stderr_fd]
-        order = Spawn(argv, running.env, pin.cwd, inherit, theirs, output=child.output_fd, output_of=[2])
-        problem = self._spawn(child, order)
-        os.close(stderr_fd)
-        if problem:
-            desk.tell(e.TemplateExited(generation, f"the template could not be started: {problem}"))
-
-    def _spawn(self, child: Child, order: Spawn) -> str:
-        """Enter the child in the book; why not, if it could not be forked."""
-        assert order.say is not None
+        pin, stderr_fd = running.pin, os.dup(2)  # until its hello what it writes there goes into the verdict
         try:
-            child.pid = self._desk.kernel.spawn(order)
-        except OSError as error:
-            child.close()
-            return error.strerror or str(error)
+            with self._child(Kind.TEMPLATE, generation) as (child, theirs):
+                assert child.channel is not None
+                child.channel.send(m.Boot(generation, pin.cwd, running.settings.dump()))
+                safe = ["-P"] if desk.launch.script else []  # as a script: the template adds the release to sys.path
+                words = ["--channel", str(theirs.fileno()), "--stderr", str(stderr_fd)]
+                argv = [pin.python, *pin.flags, *safe, "-m", "graceserve.template.main", *words]
+                inherit = [theirs.fileno(), stderr_fd]
+                order = Spawn(argv, running.env, pin.cwd, inherit, theirs, child.output_fd, output_of=[2])
+                child.pid = desk.kernel.spawn(order)
         finally:
-            order.say.close()
+            os.close(stderr_fd)
+
+    @contextmanager
+    def _child(self, kind: Kind, generation: int) -> Iterator[tuple[Child, Channel]]:
+        """A child to be spawned in the body, and its end of the channel. In the book if that went well, else undone."""
+        child = Child(kind, generation, output_fd=os.memfd_create(f"graceserve-{kind.value}", os.MFD_CLOEXEC))
+        try:
+            theirs, child.channel = Channel.pair()
+            try:
+                yield child, theirs
+            finally:
+                theirs.close()
+        except BaseException:
+            child.close()
+            raise
         self._desk.book.children.append(child)
         self._ears.attach(child)
-        return ""
 
     def _fork(self, generation: int, worker: int, slot: int) -> None:
         child = Child(Kind.WORKER, generation, worker, slot)
@@ -220,16 +238,23 @@ class Perform:
     def _probe(self, generation: int) -> None:
         desk = self._desk
         running = desk.book.running.get(generation)
-        if running is None:
-            desk.tell(e.Probed(generation, False))
-            return
-        efforts = [desk.kernel.effort(c.pid) for c in desk.book.of(generation) if c.pid and not c.ready]
-        now, ticks, read = desk.kernel.now(), sum(t for t, _ in efforts), sum(r for _, r in efforts)
-        then, ticks_before, read_before = running.effort
-        running.effort = (now, ticks, read)
-        ticks_min = max(1.0, (now - then) * _CPU_SHARE_MIN * _TICKS_A_SECOND) if then else 1.0
-        moved = ticks - ticks_before >= ticks_min or read - read_before >= _READ_BYTES_MIN
+        moved = running is not None and self._moves(running)
+        self._reloads.progress(generation, f"still starting: {'busy' if moved else 'no CPU used, nothing read'}")
         desk.tell(e.Probed(generation, moved))
+
+    def _moves(self, running: Running) -> bool:
+        """Whether what starts of a generation has worked since the last probe; one that came or went has."""
+        kernel = self._desk.kernel
+        starting = [c.pid for c in self._desk.book.of(running.generation) if c.pid and not c.ready]
+        pids = [pid for child in starting for pid in kernel.family(child)]
+        before, since, running.probed = running.effort, running.probed, kernel.now()
+        running.effort = {pid: kernel.effort(pid) for pid in pids}
+        if before.keys() != running.effort.keys():
+            return True
+        ticks = sum(now[0] - before[pid][0] for pid, now in running.effort.items())
+        read = sum(now[1] - before[pid][1] for pid, now in running.effort.items())
+        ticks_min = max(1.0, (running.probed - since) * _CPU_SHARE_MIN * _TICKS_A_SECOND)
+        return ticks >= ticks_min or read >= _READ_BYTES_MIN
 
     # --- turning over -------------------------------------------------------------------------------------------
 
@@ -239,7 +264,7 @@ class Perform:
         running.marks["promote"] = desk.kernel.now()
         asked = self._reloads.of_generation(generation) is not None
         if before is not None and asked:
-            self._reloads.promoted(before)
+            self._reloads.promoted(before, running)
         self.promoted = generation
         self._prune_listeners()
         addresses = [listener.address for listener in desk.listeners.get(running.listeners)]

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import platform
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -29,11 +30,13 @@ from graceserve.master.desk import Desk
 from graceserve.master.ears import Ears
 from graceserve.master.kernel import Spawn
 from graceserve.master.reloads import Reloads
+from graceserve.master.signals import Signals
 from graceserve.release import Launch
 from graceserve.wire.channel import Channel
 from graceserve.wire.messages import ResumeChecked
 
 CHECK_TIMEOUT_S = 30.0
+_FDS_SPARE = 32  # for what an interpreter opens while it starts
 _PACKAGE = os.path.dirname(os.path.abspath(graceserve.__file__))
 _BACK = "GRACESERVE_RESUME_BACK"  # how to exec the old image again; JSON
 _WHY_BACK = "GRACESERVE_RESUME_FAILED"  # told to the old image
@@ -89,11 +92,14 @@ class Step(Enum):
 class Reexec:
     """Decides on it, checks it and does it. `snapshot` gives the dump and the descriptors that it names."""
 
-    def __init__(self, desk: Desk, ears: Ears, reloads: Reloads, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(  # the parts of the master that it freezes
+        self, desk: Desk, ears: Ears, reloads: Reloads, signals: Signals, snapshot: Callable[[], Snapshot]
+    ) -> None:
         self._desk = desk
         self._ears = ears
         self._reloads = reloads
         self._own = Image.own(desk.launch)
+        self._signals = signals
         self._snapshot = snapshot
         self._step = Step.NONE
         self._target: Image | None = None
@@ -125,10 +131,10 @@ class Reexec:
             return
         if self._desk.fleet.stopping:
             self._give_up("a stop was asked for")
+        elif self._ears.checked == "" and self._wanted is not None:
+            self._end_check()  # a newer image was asked for meanwhile
         elif self._ears.checked == "":
-            self._end_check()
-            if self._wanted is None:
-                self._go(self._target)
+            self._go(self._target)
         elif self._ears.checked is not None:
             self._give_up(self._ears.checked)
         elif self.deadline is not None and self._desk.kernel.now() >= self.deadline:
@@ -139,25 +145,35 @@ class Reexec:
         self._reloads.hold = True
 
     def _begin_check(self, target: Image) -> None:
+        self._ears.checked = None
+        self._step, self.deadline = Step.CHECKING, self._desk.kernel.now() + CHECK_TIMEOUT_S
+        child = Child(Kind.CHECK, 0)
+        self._ears.checking = self._check = child
+        try:
+            self._spawn_check(target, child)
+        except OSError as error:
+            child.close()
+            self._ears.checked = f"no process for the check: {error.strerror}"
+
+    def _spawn_check(self, target: Image, child: Child) -> None:
+        """Raises `OSError` when there are no descriptors or processes left."""
         desk = self._desk
         data, fds = self._snapshot()
         dump_fd = _memfd(data)
-        child = Child(Kind.CHECK, 0, output_fd=os.memfd_create("graceserve-check", os.MFD_CLOEXEC))
-        say, child.channel = Channel.pair()
-        words = ("--resume-check", str(dump_fd), str(say.fileno()))
-        order = Spawn(target.argv(*words), desk.environ, target.cwd, [dump_fd, say.fileno(), *fds], say,
-                      output=child.output_fd)  # fmt: skip
-        self._ears.checked = None
-        self._step, self._check, self.deadline = Step.CHECKING, child, desk.kernel.now() + CHECK_TIMEOUT_S
         try:
+            child.output_fd = os.memfd_create("graceserve-check", os.MFD_CLOEXEC)
+            say, child.channel = Channel.pair()
+            words = ("--resume-check", str(dump_fd), str(say.fileno()))
+            inherit = [dump_fd, say.fileno(), *fds]
+            order = Spawn(
+                target.argv(*words), desk.environ, target.cwd, inherit, say, child.output_fd, die_with_parent=True
+            )
             child.pid = desk.kernel.spawn(order)
-            desk.book.children.append(child)
-            self._ears.attach(child)
-        except OSError as error:
-            self._ears.checked = f"no process for the check: {error.strerror}"
-        finally:
             say.close()
+        finally:
             os.close(dump_fd)
+        desk.book.children.append(child)
+        self._ears.attach(child)
 
     def _end_check(self) -> None:
         self._step, self.deadline = Step.NONE, None
@@ -172,26 +188,38 @@ class Reexec:
             self._reloads.unpark(f"the master stays on {self._own.python}: {reason}")
 
     def _go(self, target: Image) -> None:
-        desk = self._desk
-        desk.log.info("reexec", python=target.python, graceserve=target.identity[-1])
+        """Does not return if all goes well. Puts it off for signals that came in this moment: they would be lost."""
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        data, fds = self._snapshot()
-        dump_fd = _memfd(data)
-        for fd in [dump_fd, *fds]:
-            os.set_inheritable(fd, True)
-        back = {"argv": self._own.argv("--resume-fd", str(dump_fd)), "cwd": self._own.cwd}
         try:
-            os.chdir(target.cwd)
-            env = desk.environ | {_BACK: json.dumps(back)}
-            os.execve(target.python, target.argv("--resume-fd", str(dump_fd)), env)
+            if self._signals.pending:
+                return
+            self._desk.log.info("reexec", python=target.python, graceserve=target.identity[-1])
+            reason = self._exec(target)
         except OSError as error:
-            reason = f"{target.python}: {error.strerror}"
-        os.chdir("/")
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        os.close(dump_fd)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            reason = f"{error.strerror} ({target.python})"
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._give_up(reason)
+
+    def _exec(self, target: Image) -> str:
+        """Why it can't be done. Raises `OSError`, and leaves everything as it was then."""
+        data, fds = self._snapshot()
+        soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if 2 * len(fds) + _FDS_SPARE > soft_limit:
+            return f"twice {len(fds)} descriptors are needed, and RLIMIT_NOFILE is {soft_limit}: raise it (ulimit -n)"
+        dump_fd = _memfd(data)
+        try:
+            for fd in [dump_fd, *fds]:
+                os.set_inheritable(fd, True)
+            back = {"argv": self._own.argv("--resume-fd", str(dump_fd)), "cwd": self._own.cwd}
+            env = self._desk.environ | {_BACK: json.dumps(back)}
+            os.chdir(target.cwd)
+            os.execve(target.python, target.argv("--resume-fd", str(dump_fd)), env)
+        finally:
+            os.chdir("/")
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            os.close(dump_fd)
 
 
 def _memfd(data: dict[str, Any]) -> int:
@@ -227,10 +255,11 @@ def resume(dump_fd: int) -> int:
     """`graceserve --resume-fd`: be the master from here. Exit status; goes back to the old image if it can't begin."""
     back = os.environ.pop(_BACK, "")
     why_back = os.environ.pop(_WHY_BACK, "")
-    data = _read(dump_fd)
-    # Copies, because what a half-done load has wrapped is closed when it is thrown away.
-    spares = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) for fd in data["fds"]}
+    spares: dict[int, int] = {}
     try:
+        data = _read(dump_fd)
+        # Copies, because what a half-done load has wrapped is closed when it is thrown away.
+        spares = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) for fd in data["fds"]}
         from graceserve.master.main import Master  # noqa: PLC0415  # main imports this module
 
         master = Master.load(data)

@@ -73,31 +73,44 @@ class Reloads:
 
     def ask(self, client: Channel | None) -> None:
         """A reload of what the link says now. What is wrong with it becomes its verdict."""
+        if self._refused(client):
+            return
         try:
             settings, pin = read_release(self._desk.launch, self._desk.environ, RealFiles())
             self._check_restart(settings)
             ask = self._ask(settings, pin, client)
-        except OperatorError as error:
+        except (OperatorError, OSError, ValueError) as error:  # the last two: no descriptor left, a path that is none
             self._reject(str(error), client)
         else:
             self._file(ask)
 
     def ask_back(self, client: Channel | None) -> None:
         """A reload of what the generation before the serving one ran."""
+        if self._refused(client):
+            return
         try:
             if self._way_back is None:
-                raise OperatorError("rollback: there is no previous generation to go back to")
+                raise OperatorError("there is no other release that served before")
             pin = Pin.load(self._way_back["pin"])
             verify(pin, RealFiles())
             ask = self._ask(Settings.load(self._way_back["settings"]), pin, client)
-        except OperatorError as error:
+        except (OperatorError, OSError, ValueError) as error:
             self._reject(str(error), client)
         else:
             self._file(ask)
+            self._tell_link(ask)
 
-    def promoted(self, before: Running) -> None:
-        """`before` served until now: a rollback goes there."""
+    def promoted(self, before: Running, now: Running) -> None:
+        """`before` served until now: a rollback goes there, if it is another release."""
+        if before.pin.release == now.pin.release:
+            return
         self._way_back = {"pin": before.pin.dump(), "settings": before.settings.dump()}
+
+    def _tell_link(self, ask: Ask) -> None:
+        """After a rollback the link still names what the operator went back from."""
+        link = ask.pin.link
+        if ask.client is not None and link and os.path.realpath(link) != ask.pin.release:
+            ask.client.send(Progress(f"{link} names another release still: flip it back before the next reload"))
 
     def of_generation(self, generation: int) -> Ask | None:
         """The newest ask that was given this generation."""
@@ -190,6 +203,12 @@ class Reloads:
         if changed:
             raise OperatorError(f"{', '.join(changed)} changed, which a reload can't do: stop and start the server")
 
+    def _refused(self, client: Channel | None) -> bool:
+        """Nothing is begun, and above all nothing bound, once a stop was asked for."""
+        if self._desk.fleet.stopping and client is not None:
+            client.send(Told(outcome=Outcome.STOPPED.value, reason="a stop was asked for"))
+        return self._desk.fleet.stopping
+
     def _reject(self, reason: str, client: Channel | None) -> None:
         told = Told(outcome=Outcome.FAILED.value, reason=reason)
         self._record(told)
@@ -243,8 +262,7 @@ def _environment(environ: Mapping[str, str], settings: Settings, pin: Pin) -> di
     if settings.env_file:
         path = os.path.join(pin.cwd, settings.env_file)
         try:
-            with open(path, encoding="utf-8") as file:
-                env |= parse_env(file.read(), path)
+            env |= parse_env(RealFiles().read_text(path), path)
         except OSError as error:
             raise OperatorError(f"--env-file {path}: {error.strerror}") from None
         except UnicodeDecodeError:

@@ -44,6 +44,11 @@ class Signals:
         several = (signal.SIGTTIN, signal.SIGTTOU)
         return [n for n in OBEYED for _ in range(counts.get(n, 0) if n in several else min(1, counts.get(n, 0)))]
 
+    @property
+    def pending(self) -> bool:
+        """Whether one has come that `take` has not given yet."""
+        return bool(self._counts)
+
     def close(self) -> None:
         """Give the pipe back; the handlers stay."""
         signal.set_wakeup_fd(-1)

@@ -23,7 +23,7 @@ def status(desk: Desk, reloads: Reloads) -> dict[str, Any]:
         "pid": os.getpid(),
         "version": graceserve.__version__,
         "python": platform.python_version(),
-        "name": desk.name,
+        "name": desk.settings.name,
         "since_s": round(now - desk.started, 1),
         "rss_bytes": desk.kernel.rss_bytes(os.getpid()),
         "generation": fleet.serving,

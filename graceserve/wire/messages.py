@@ -296,7 +296,7 @@ def decode(data: bytes) -> Message:
     """The message in one datagram. Raises `WireError` if it is none."""
     try:
         protocol, name, values = json.loads(data)
-    except (ValueError, TypeError) as error:  # bad JSON or UTF-8, a wrong number of elements, no array at all
+    except (ValueError, TypeError, RecursionError) as error:  # bad JSON or UTF-8, too deep, no array of three
         raise WireError(f"not a message: {data[:80]!r} ({error})") from None
     if not (isinstance(protocol, int) and isinstance(name, str) and isinstance(values, dict)):
         raise WireError(f"not a message: {data[:80]!r}")
