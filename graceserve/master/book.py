@@ -42,6 +42,7 @@ class Child:
     ready: bool = False
     said: str = ""  # why it says that it failed
     pong: Pong = field(default_factory=Pong)
+    pong_at: float = 0.0  # monotonic
 
     @property
     def fds(self) -> list[int]:

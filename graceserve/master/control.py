@@ -9,12 +9,13 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from graceserve.errors import OperatorError, WireError
+from graceserve.master.book import Child, Kind
 from graceserve.master.desk import Desk
 from graceserve.master.listeners import make_room
 from graceserve.master.reloads import Reloads
@@ -22,6 +23,7 @@ from graceserve.wire import messages as m
 from graceserve.wire.channel import Channel, close_all
 from graceserve.wire.control_name import abstract_name
 
+STATUS_WAIT_S = 0.2  # for the workers to tell how they are; one in an app call will not
 CLIENTS_MAX = 256  # at once; beyond it a client is told to come again
 _UCRED = struct.Struct("3i")  # pid, uid, gid
 
@@ -30,7 +32,7 @@ _UCRED = struct.Struct("3i")  # pid, uid, gid
 class Orders:
     """What a client may ask for, beside a reload."""
 
-    status: Callable[[], dict[str, Any]]
+    status: Callable[[float], dict[str, Any]]  # of when the workers were pinged for it
     stop: Callable[[bool], None]
     reopen: Callable[[], None]
 
@@ -73,6 +75,7 @@ class Control:
         self._orders = orders
         self._door = door
         self.clients: dict[int, Channel] = {}
+        self._status_asked: list[tuple[Channel, float]] = []  # who waits for one, and since when
         self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def attach(self) -> None:
@@ -164,7 +167,8 @@ class Control:
                 self._desk.log.info("reload", by="graceserve rollback")
                 self._reloads.ask_back(client)
             case m.AskStatus():
-                self._tell_status(client)
+                self._ask_workers()
+                self._status_asked.append((client, self._desk.kernel.now()))
             case m.AskStop(quick):
                 self._orders.stop(quick)
             case m.AskReopen():
@@ -174,14 +178,39 @@ class Control:
                 name = message.name if isinstance(message, m.Unknown) else type(message).__name__
                 client.send(m.Refused(f"this master does not know {name}; it may be older than your command"))
 
-    def _tell_status(self, client: Channel) -> None:
+    @property
+    def deadline(self) -> float | None:
+        """When a client must have its status at the latest."""
+        first = min((asked for _, asked in self._status_asked), default=None)
+        return None if first is None else first + STATUS_WAIT_S
+
+    def turn(self, at_once: bool = False) -> None:
+        """Answer who waits for a status, if all workers have told how they are, or have had time to."""
+        now, waiting, self._status_asked = self._desk.kernel.now(), self._status_asked, []
+        for client, asked in waiting:
+            silent = (child for child in self._workers() if child.pong_at < asked)
+            if at_once or now >= asked + STATUS_WAIT_S or next(silent, None) is None:
+                self._tell_status(client, asked)
+            else:
+                self._status_asked.append((client, asked))
+
+    def _workers(self) -> Iterator[Child]:
+        return (child for child in self._desk.book.children if child.kind is Kind.WORKER and child.ready)
+
+    def _ask_workers(self) -> None:
+        for child in self._workers():
+            if child.channel is not None:
+                child.channel.send(m.Ping())
+
+    def _tell_status(self, client: Channel, asked: float) -> None:
         try:
-            client.send(m.Status(self._orders.status()))
+            client.send(m.Status(self._orders.status(asked)))
         except WireError as error:  # some hundred workers
             client.send(m.Refused(f"the status does not fit into one message: {error}"))
 
     def _hang_up(self, client: Channel) -> None:
         self._desk.poller.unregister(client)
+        self._status_asked = [row for row in self._status_asked if row[0] is not client]
         self.clients.pop(client.fileno(), None)
         self._reloads.forget_client(client)
         client.close()

@@ -86,7 +86,7 @@ class Ears:
                 desk.log.info("leaving", gen=child.generation, worker=child.worker, pid=child.pid, reason=reason)
                 desk.tell(e.WorkerLeaving(child.worker))
             case m.Pong():
-                child.pong = message
+                child.pong, child.pong_at = message, desk.kernel.now()
                 desk.tell(e.WorkerPonged(child.worker))
             case _:
                 self._ignored(child, message)

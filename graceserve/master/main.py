@@ -32,7 +32,7 @@ from graceserve.master.pidfile import PidFile
 from graceserve.master.privileges import drop, look_up
 from graceserve.master.reexec import Reexec, Snapshot
 from graceserve.master.reloads import Reloads
-from graceserve.master.signals import Signals
+from graceserve.master.signals import OBEYED, Signals
 from graceserve.release import Launch, Pin
 from graceserve.wire.channel import Channel
 from graceserve.wire.messages import Reopen
@@ -43,6 +43,7 @@ _BUGS_IN_A_ROW_MAX = 100  # turns that raised: the master goes on, but does not 
 
 def serve(launch: Launch, settings: Settings, pin: Pin, environ: dict[str, str]) -> int:
     """Be a new master until it is stopped; its exit status. Raises `OperatorError` before anything is started."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, OBEYED)  # a TERM from here on waits for its handler, and is obeyed
     _open_standard_fds()
     ids = look_up(settings.user, settings.group)
     desk = _desk(launch, environ, settings)
@@ -101,7 +102,7 @@ class Master:
         self._bugs = 0
         self._stop_asked: float | None = None
         self.orders = Orders(
-            status=lambda: status_page.status(desk, reloads), stop=self._stop, reopen=self._reopen
+            status=lambda asked: status_page.status(desk, reloads, asked), stop=self._stop, reopen=self._reopen
         )
 
     def begin(self, why_back: str = "") -> None:
@@ -143,6 +144,7 @@ class Master:
         for number in self._signals.take():
             self._signal(number)
         self._advance()
+        self.control.turn()
         if self._perform.promoted:
             generation, self._perform.promoted = self._perform.promoted, 0
             self._reexec.consider(generation)
@@ -169,7 +171,7 @@ class Master:
         desk = self._desk
         if desk.events:
             return 0.0
-        due = [desk.fleet.wake_at(), self._reexec.deadline]
+        due = [desk.fleet.wake_at(), self._reexec.deadline, self.control.deadline]
         if desk.notify.watchdog_s is not None:
             due.append(self._watchdog_due)
         times = [time for time in due if time is not None]
@@ -227,6 +229,7 @@ class Master:
 
     def _snapshot(self) -> Snapshot:
         desk, pidfile = self._desk, self._pidfile
+        self.control.turn(at_once=True)  # who waits for a status has it before the re-exec
         fds = [*desk.book.fds, *desk.inbox.fds, *self.control.fds, *(it.sock.fileno() for it in desk.listeners.all())]
         fds += [] if pidfile is None else [pidfile.fd]
         data = {

@@ -14,8 +14,11 @@ _RELOADS_SHOWN = 5
 _DETAIL_CHARS = 2000  # of a traceback: `status` is one datagram
 
 
-def status(desk: Desk, reloads: Reloads) -> dict[str, Any]:
-    """A JSON object; ages in seconds, memory in bytes. Keys are only ever added."""
+def status(desk: Desk, reloads: Reloads, asked: float) -> dict[str, Any]:
+    """A JSON object; ages in seconds, memory in bytes. Keys are only ever added.
+
+    `asked` is when the workers were pinged for it: the counters of one that has not answered since are older.
+    """
     fleet, now = desk.fleet, desk.kernel.now()
     serving = desk.book.running.get(fleet.serving)
     history = [_reload(row, now) for row in reloads.history[-_RELOADS_SHOWN:]]
@@ -33,14 +36,14 @@ def status(desk: Desk, reloads: Reloads) -> dict[str, Any]:
         "link": serving.pin.link if serving else "",
         "workers_wanted": fleet.worker_count,
         "listeners": [listener.address for listener in desk.listeners.all()],
-        "generations": [_generation(desk, record, now) for record in fleet.generations.values()],
+        "generations": [_generation(desk, record, asked) for record in fleet.generations.values()],
         "last_reload": history[-1] if history else None,
         "reloads": history,
     }
 
 
-def _generation(desk: Desk, record: Generation, now: float) -> dict[str, Any]:
-    running = desk.book.running.get(record.number)
+def _generation(desk: Desk, record: Generation, asked: float) -> dict[str, Any]:
+    now, running = desk.kernel.now(), desk.book.running.get(record.number)
     template = desk.book.part(record.number, Kind.TEMPLATE)
     return {
         "generation": record.number,
@@ -54,15 +57,15 @@ def _generation(desk: Desk, record: Generation, now: float) -> dict[str, Any]:
         "repair_of": record.repair_of,
         "template_pid": template.pid if template else 0,
         "workers": [
-            _worker(desk, worker, now)
+            _worker(desk, worker, asked)
             for worker in sorted(desk.fleet.workers.values(), key=lambda it: (it.slot, it.serial))
             if worker.generation == record.number
         ],
     }
 
 
-def _worker(desk: Desk, worker: Worker, now: float) -> dict[str, Any]:
-    child = desk.book.worker(worker.serial)
+def _worker(desk: Desk, worker: Worker, asked: float) -> dict[str, Any]:
+    now, child = desk.kernel.now(), desk.book.worker(worker.serial)
     pid = child.pid if child else 0
     row: dict[str, Any] = {
         "worker": worker.serial,
@@ -74,6 +77,7 @@ def _worker(desk: Desk, worker: Worker, now: float) -> dict[str, Any]:
     }
     if child is not None:
         row |= {"requests": child.pong.requests, "connections": child.pong.connections, "busy": child.pong.busy}
+        row["answers"] = child.pong_at >= asked  # else its loop is in an app call
     return row
 
 
