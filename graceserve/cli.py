@@ -50,7 +50,18 @@ def _dispatch(words: list[str]) -> int:
             return check(int(dump_fd), int(channel_fd))
         case [command, *rest] if command in COMMANDS:
             return _command(command, rest)
+        case [word, *rest]:
+            _refuse_near_miss(word, rest)
     return _serve(words)
+
+
+def _refuse_near_miss(word: str, rest: list[str]) -> None:
+    """`graceserve stauts` would look for an app. Raises `OperatorError`; a colon says that it is one."""
+    import difflib
+
+    near = [] if word.startswith("-") or ":" in word else difflib.get_close_matches(word, COMMANDS, 1, cutoff=0.75)
+    if near and not _command_parser(near[0]).parse_known_args(rest)[1]:
+        raise OperatorError(f"no command {word}; did you mean {near[0]}? (an app of that name is {word}:application)")
 
 
 # --- graceserve APP -----------------------------------------------------------------------------------------------
@@ -116,7 +127,7 @@ def _talk(command: str, given: argparse.Namespace, found: "Found") -> "Exit":
         case "status":
             return client.status(found, _say, _complain, given.json)
         case "stop":
-            return client.stop(found, _complain, given.quick)
+            return client.stop(found, _say, _complain, given.quick)
         case "reopen":
             return client.reopen(found, _complain)
     return client.reload(found, _say, _complain, back=command == "rollback")

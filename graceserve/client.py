@@ -60,6 +60,7 @@ def find(pid: str, control_socket: str) -> Found:
 
 def reload(found: Found, say: Say, complain: Say, back: bool = False) -> Exit:
     """Reload (`back`: roll back) and wait for the verdict."""
+    say(_named(found.pid))
     found.channel.send(m.AskRollback() if back else m.AskReload())
     while True:
         match _next(found, None):
@@ -101,8 +102,9 @@ def reopen(found: Found, complain: Say) -> Exit:
             return _no_answer(other, complain)
 
 
-def stop(found: Found, complain: Say, quick: bool) -> Exit:
+def stop(found: Found, say: Say, complain: Say, quick: bool) -> Exit:
     """Stop, and wait until the master is gone."""
+    named = _named(found.pid)
     found.channel.send(m.AskStop(quick))
     while True:
         match _next(found, None):
@@ -110,6 +112,7 @@ def stop(found: Found, complain: Say, quick: bool) -> Exit:
                 complain(reason)
                 return Exit.USAGE
             case None:
+                say(f"stopped {named}")
                 return Exit.DONE
 
 
@@ -212,6 +215,12 @@ def _title(pid: int) -> str:
             return " ".join(file.read(200).replace("\0", " ").split())
     except OSError:
         return "gone"
+
+
+def _named(pid: int) -> str:
+    """ "master PID [name]", where its process title tells the name."""
+    _, found, name = _title(pid).partition("graceserve: master [")
+    return f"master {pid} [{name}" if found else f"master {pid}"
 
 
 def _connect(name: str, what: str) -> Found:

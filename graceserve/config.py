@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from graceserve import record
 from graceserve.errors import OperatorError
-from graceserve.options import BY_FIELD, GUNICORN_FLAGS, GUNICORN_KEYS, OPTIONS, Option
+from graceserve.options import BINDS_MAX, BY_FIELD, GUNICORN_FLAGS, GUNICORN_KEYS, OPTIONS, Option
 
 __all__ = ["OPTIONS", "Option", "Settings", "config_path", "parser", "peek", "read", "restart_needed"]
 
@@ -78,6 +78,8 @@ def read(argv: Sequence[str], environ: Mapping[str, str], toml_text: str | None,
         raise OperatorError(
             "no app is named; give MODULE:CALLABLE, as in `graceserve hello:app`, or `app` in the TOML file"
         )
+    if len(values.get("bind", ())) > BINDS_MAX:
+        raise OperatorError(f"--bind: {len(values['bind'])} addresses; give at most {BINDS_MAX}")
     return Settings(**values)
 
 
@@ -241,12 +243,16 @@ def _add(group: Any, option: Option) -> None:
 
 
 def _unknown(words: list[str]) -> str:
-    """One line for the first word that argparse could not place."""
+    """One line for what argparse could not place: all of gunicorn's flags, else the first word."""
+    theirs: dict[str, list[str]] = {}
+    for flag in dict.fromkeys(word.partition("=")[0] for word in words):
+        if flag in GUNICORN_FLAGS:
+            theirs.setdefault(GUNICORN_FLAGS[flag], []).append(flag)
     flag = words[0].partition("=")[0]
     if not flag.startswith("-"):
         return f"{flag}: one app is served at a time; put options in front of their values, and the app once"
-    if flag in GUNICORN_FLAGS:
-        return f"{flag}: {GUNICORN_FLAGS[flag]}"
+    if theirs:
+        return "; ".join(f"{', '.join(flags)}: {text}" for text, flags in theirs.items())
     flags = [name for option in OPTIONS for name in option.flags]
     near = difflib.get_close_matches(flag, flags, 1)
     return f"{flag}: there is no such option; " + (

@@ -14,6 +14,7 @@ from graceserve.errors import OperatorError
 Value: TypeAlias = "str | int | float | bool | tuple[str, ...]"
 LEVELS = ("debug", "info", "warning", "error")
 WORKERS_MAX = 1000  # the fleet's own limit
+BINDS_MAX = 60  # all of a generation's listeners travel in one message (`wire.channel`)
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -97,7 +98,7 @@ def level(text: str) -> str:
 def bind(text: str) -> str:
     """An address, checked by the parser that the listeners use."""
     try:
-        address.parse(text)
+        address.parse(words(text))
     except OperatorError as error:
         raise ValueError(str(error).removeprefix(f"--bind {text}: ")) from None
     return text
@@ -219,9 +220,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("graceful_timeout", ("--graceful-timeout",), seconds(0), 30.0, "SECONDS", _RELOAD,
            "time for requests to finish when a worker leaves"),
     Option("startup_timeout", ("--startup-timeout",), seconds(0.1), 60.0, "SECONDS", _RELOAD,
-           "time for a new release to be ready; more while it makes progress"),
+           "time for a new release to be ready, prepare included; up to ten times that while it is busy"),
     Option("warmup", ("--warmup",), url_path, (), "PATH", _RELOAD,
-           "GET this path in each new worker before it counts as ready (repeatable)", repeat=True),
+           "GET this path in each new worker before it counts as ready; must answer below 400 (repeatable)",
+           repeat=True),
     Option("prepare", ("--prepare",), words, "", "COMMAND", _RELOAD,
            "run this in the new release first; if it fails, so does the reload"),
     Option("reload_surge", ("--reload-surge",), surge, 0, "N", _RELOAD,

@@ -65,19 +65,24 @@ def _generations(status: Mapping[str, Any]) -> list[str]:
         words += [f"release {release}"] if release else []
         words += [f"Python {row['python']}"] if row.get("python") else []
         words += [f"template {row['template_pid']}"] if row.get("template_pid") else []
-        words += [_span(row["age_s"])] if "age_s" in row else []
+        words += [f"in this phase {_span(row['age_s'])}"] if "age_s" in row else []
         lines.append(", ".join(words))
         lines += [_worker(worker) for worker in row.get("workers") or ()]
     return lines
 
 
 def _worker(row: Mapping[str, Any]) -> str:
-    words = [f"  slot {row.get('slot', '?')} worker {row.get('worker', '?')} pid {row.get('pid', '?')}"]
+    """`worker SLOT` is what ps shows; the number counts all workers since the start."""
+    number = f" (no. {row['worker']})" if "worker" in row else ""
+    words = [f"  worker {row.get('slot', '?')}{number} pid {row.get('pid', '?')}"]
     words.append(str(row.get("phase", "?")))
     if row.get("rss_bytes"):
         words.append(f"{row['rss_bytes'] / 1_048_576:.1f} MiB")
-    words += [f"{key} {row[key]}" for key in ("requests", "connections", "busy") if key in row]
-    words += [_span(row["age_s"])] if "age_s" in row else []
+    if row.get("answers") is False:  # its counters are of a while ago
+        words.append("busy (does not answer)")
+    else:
+        words += [f"{key} {row[key]}" for key in ("requests", "connections", "busy") if key in row]
+    words += [f"up {_span(row['age_s'])}"] if "age_s" in row else []
     return ", ".join(words)
 
 

@@ -12,7 +12,12 @@ from typing import Any, TypeAlias
 from graceserve.wire.messages import line
 
 WSGIApplication: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-_OWN_FILES = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "<frozen importlib")
+_OWN_FILES = (
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
+    os.path.dirname(importlib.__file__) + os.sep,
+    "<frozen importlib",
+)
+_OTHER_DIRECTORY = "--chdir or --release name another directory"
 
 
 class AppError(Exception):
@@ -32,7 +37,7 @@ def load_app(spec: str) -> WSGIApplication:
     module_name, _, expression = spec.partition(":")
     expression = expression or "application"
     path, call = _parse(spec, expression)
-    module = _guarded(f"importing {module_name}", importlib.import_module, module_name)
+    module = _import(module_name)
     app = _attribute(module, module_name, path)
     if call is not None:
         if not callable(app):
@@ -42,6 +47,23 @@ def load_app(spec: str) -> WSGIApplication:
     if not callable(app):
         raise AppError(f"{spec} is not a WSGI application: {_a(app)} is not callable")
     return app  # type: ignore[no-any-return]  # what else it may be shows only when it is called
+
+
+def _import(module_name: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except BaseException as error:  # a release may raise anything at all, SystemExit and KeyboardInterrupt too
+        told = _told(f"importing {module_name}", error)
+        if isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]:
+            told = AppError(line(f"{told.reason} (looked in {_here()}; {_OTHER_DIRECTORY})"), told.detail)
+        raise told from None
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "a directory that is gone"
 
 
 def _parse(spec: str, expression: str) -> tuple[list[str], tuple[list[Any], dict[str, Any]] | None]:
@@ -89,7 +111,7 @@ def _attribute(module: Any, module_name: str, path: list[str]) -> Any:
 def _guarded(doing: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
         return call(*args, **kwargs)
-    except BaseException as error:  # a release may raise anything at all, SystemExit and KeyboardInterrupt too
+    except BaseException as error:  # as above
         raise _told(doing, error) from None
 
 
@@ -102,7 +124,8 @@ def _told(doing: str, error: BaseException) -> AppError:
 def _summary(error: BaseException) -> str:
     """The traceback's last line, without the notes that may follow it."""
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    plain = kind.__module__ in ("builtins", "__main__")
+    name = kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"
     try:
         text = str(error)
     except Exception:
@@ -111,20 +134,17 @@ def _summary(error: BaseException) -> str:
 
 
 def stack(error: BaseException) -> str:
-    """The traceback from the first frame that is not graceserve's or the import machinery's."""
+    """The traceback from the first frame that is not graceserve's or the import machinery's, if there is one."""
     frames = error.__traceback__
-    while frames is not None and frames.tb_next is not None and _own(frames.tb_frame.f_code.co_filename):
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
         frames = frames.tb_next
     lines = traceback.format_exception(type(error), error, frames)
     return "".join(lines)
 
 
-def _own(filename: str) -> bool:
-    return filename.startswith(_OWN_FILES) or filename.startswith(os.path.dirname(importlib.__file__) + os.sep)
-
-
 def _a(value: object) -> str:
-    return f"a {type(value).__name__}"
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeioAEIO' else 'a'} {kind}"  # not "u": a user, a UUID
 
 
 def prepend_path(directory: str) -> None:

@@ -44,7 +44,10 @@ def boot(spec: str, given: WSGIApplication | None, warmup: tuple[str, ...], cons
 
 
 def warm(app: WSGIApplication, path: str, constants: dict[str, Any]) -> None:
-    """One GET through the app, in this process. Raises `AppError` for a status of 500 or above, or none."""
+    """One GET through the app, in this process. Raises `AppError` for a status of 400 or above, or none.
+
+    Also for 404: a typo in the path would else warm nothing up, and nobody would know.
+    """
     failures = Failures()
     exchange = Exchange(
         app, environ(_request(path), BytesIO(), 0, _ROUTE, constants), failures, keep_alive=False, close_now=bool
@@ -55,7 +58,7 @@ def warm(app: WSGIApplication, path: str, constants: dict[str, Any]) -> None:
     exchange.close()
     if exchange.outcome is not Outcome.COMPLETE:
         raise AppError(f"warm-up GET {path}: the response broke off", failures.detail)
-    if exchange.status >= 500:
+    if exchange.status >= 400:
         raise AppError(f"warm-up GET {path}: {exchange.status_line}", failures.detail)
 
 

@@ -160,8 +160,12 @@ class Worker:
 
     def _on_master_gone(self) -> None:
         self._orphan = True
+        grace_s = self._service.settings.graceful_timeout
+        serving = self._life in (State.ACCEPTING, State.DRAINING)
+        now = f"accepts no more, finishes its requests within {grace_s:g} s, then exits" if serving else "exits"
+        self._log.warning("master-gone", now=now, connections=len(self._connections))
         self._loop.remove_reader(self._channel.fileno())
-        self._terms = Terms(Way.STOP, self.now(), self.now() + self._service.settings.graceful_timeout)
+        self._terms = Terms(Way.STOP, self.now(), self.now() + grace_s)
         self._terms_own = False
         self._close_listeners()  # the next master wants to bind
         self._take(Input.MASTER_GONE)

@@ -24,6 +24,16 @@ def hello(environ: Environ, start: Start) -> Iterable[bytes]:
     return [b"hello"]
 
 
+def gone(environ: Environ, start: Start) -> Iterable[bytes]:
+    start("404 Not Found", TEXT)
+    return [b"gone"]
+
+
+def moved(environ: Environ, start: Start) -> Iterable[bytes]:
+    start("302 Found", [*TEXT, ("Location", "/")])
+    return [b"moved"]
+
+
 def version(environ: Environ, start: Start) -> Iterable[bytes]:
     start("200 OK", TEXT)
     return [f"{environ['graceserve.generation']} {os.getpid()}".encode()]
@@ -163,7 +173,8 @@ def injects(environ: Environ, start: Start) -> Iterable[bytes]:
 
 
 PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
-    "/": hello, "/version": version, "/echo": echo, "/dump": dump, "/sleep": sleep, "/gate": gate, "/stream": stream,
+    "/": hello, "/gone": gone, "/moved": moved,
+    "/version": version, "/echo": echo, "/dump": dump, "/sleep": sleep, "/gate": gate, "/stream": stream,
     "/lengthy": lengthy, "/marked": marked, "/endless": endless, "/broken-stream": broken_stream, "/raises": raises,
     "/big": big, "/writes": writes, "/context": context, "/async": asynchronous, "/until-drained": until_drained,
     "/where": where, "/injects": injects,

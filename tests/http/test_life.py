@@ -80,7 +80,7 @@ def test_the_app_s_own_signal_handlers_do_not_stay() -> None:
 
 
 def test_warm_up_reaches_the_app() -> None:
-    with stage() as at, at.worker(warmup=("/", "/stream?3", "/dump")) as worker:
+    with stage() as at, at.worker(warmup=("/", "/stream?3", "/dump", "/moved")) as worker:
         assert worker.expect(WorkerReady).warmup_s > 0
 
 
@@ -97,6 +97,13 @@ def test_a_warm_up_that_fails_is_told_with_its_traceback(path: str, reason: str)
         failed = worker.expect(WorkerFailed)
         assert failed.reason == reason
         assert "Traceback" in failed.detail and "apps.py" in failed.detail
+        assert worker.ended() == 1
+
+
+def test_a_warm_up_that_the_app_does_not_know_fails() -> None:
+    """Else a typo in the path would warm nothing up, and nobody would know."""
+    with stage() as at, at.worker(warmup=("/", "/gone")) as worker:
+        assert worker.expect(WorkerFailed).reason == "warm-up GET /gone: 404 Not Found"
         assert worker.ended() == 1
 
 
@@ -316,6 +323,9 @@ def test_without_a_master_an_idle_worker_leaves(threads: int) -> None:
         eventually(lambda: not listens(at, worker), 2)
         assert client.closed()
         assert worker.ended(patience_s=4) == 0
+        assert worker.log().count("master-gone") == 1
+        assert "accepts no more, finishes its requests within 30 s, then exits" in worker.log()
+        assert "connections=1" in worker.log()
 
 
 def test_without_a_master_a_request_is_finished() -> None:
@@ -343,6 +353,7 @@ def test_before_it_is_promoted_it_just_ends_without_a_master() -> None:
         worker.expect(WorkerReady)
         worker.channel.close()
         assert worker.ended() == 0
+        assert "master-gone" in worker.log() and "now=exits" in worker.log()
 
 
 # --- the rest

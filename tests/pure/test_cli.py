@@ -79,7 +79,8 @@ def test_reload_switched(answer: Callable[..., Master], capsys: pytest.CaptureFi
     assert main(["reload", "--pid", own()]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "generation 8: starting", "ready", "switched to generation 8 (current -> releases/42) in 0.50 s",
+        f"master {own()}", "generation 8: starting", "ready",
+        "switched to generation 8 (current -> releases/42) in 0.50 s",
         "  template 0.10 s",
     ]  # fmt: skip
     assert err == ""
@@ -124,11 +125,12 @@ def test_status(answer: Callable[..., Master], capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == "master 5\n"
 
 
-def test_stop_and_reopen(answer: Callable[..., Master], tmp_path: Path) -> None:
+def test_stop_and_reopen(answer: Callable[..., Master], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     master = answer(address=str(tmp_path / "ctl"))
     for words in (["stop"], ["stop", "--quick"]):
         assert main([*words, "--control-socket", str(tmp_path / "ctl")]) == 0
     assert master.asked == [m.AskStop(False), m.AskStop(True)]
+    assert capsys.readouterr().out == f"stopped master {own()}\n" * 2
     reopened = answer(m.Done())
     assert main(["reopen", "--pid", own()]) == 0
     assert reopened.asked == [m.AskReopen()]
@@ -201,6 +203,12 @@ def test_a_master_of_another_user_is_not_trusted(answer: Callable[..., Master]) 
         (["reload", "--pid"], "--pid: expected one argument"),
         (["--workers", "x", "a:b"], "--workers: 'x' is not a whole number"),
         ([], "no app is named"),
+        (["stauts"], "graceserve: no command stauts; did you mean status? (an app of that name is stauts:application)"),
+        (["stauts", "--json"], "no command stauts; did you mean status?"),
+        (["rolback", "--pid", "1"], "no command rolback; did you mean rollback?"),
+        (["relaod", "--workers", "x"], "--workers: 'x' is not"),  # no option of a command: an app is meant
+        (["stauts:app", "--workers", "x"], "--workers: 'x' is not"),
+        (["restart", "--workers", "x"], "--workers: 'x' is not"),  # near none
     ],
 )
 def test_usage_errors_are_one_line_and_exit_2(
@@ -278,6 +286,24 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--control-socket" in capsys.readouterr().out
 
 
+def test_a_master_is_called_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By what its title says: here a process with nothing but a title and a socket."""
+    program = (
+        "import socket, sys\nfrom setproctitle import setproctitle\nsetproctitle(sys.argv[2])\n"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\ns.bind(sys.argv[1])\ns.listen()\n"
+        "print(flush=True)\nc = s.accept()[0]\nc.recv(1000)\n"
+    )
+    for number, (title, name) in enumerate(
+        [("graceserve: master [my shop]", " [my shop]"), ("graceserve: master", ""), ("x [y]", "")]
+    ):
+        address = str(tmp_path / str(number))
+        command = [sys.executable, "-c", program, address, title]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as master:
+            assert master.stdout is not None and master.stdout.readline() == b"\n"
+            assert main(["stop", "--control-socket", address]) == 0
+        assert capsys.readouterr().out == f"stopped master {master.pid}{name}\n"
+
+
 def test_control_c_says_that_the_reload_goes_on(tmp_path: Path) -> None:
     address = str(tmp_path / "ctl")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
@@ -290,7 +316,7 @@ def test_control_c_says_that_the_reload_goes_on(tmp_path: Path) -> None:
                 assert connection.recv(1000)
                 connection.send(b'[1, "Progress", {"text": "starting"}]')
                 assert client.stdout is not None and client.stderr is not None
-                assert client.stdout.readline() == "starting\n"
+                assert [client.stdout.readline() for _ in "12"] == [f"master {own()}\n", "starting\n"]
                 client.send_signal(signal.SIGINT)
                 assert client.stderr.read() == (
                     f"graceserve: not waiting any more; what was asked of the master (pid {os.getpid()}) goes on\n"

@@ -198,6 +198,11 @@ REFUSED_ARGV = [
     (["x:y", "--worker-class", "gevent"], "--worker-class: graceserve has one kind of worker"),
     (["x:y", "-k", "gthread"], "-k: graceserve has one kind of worker"),
     (["x:y", "--max-requests=100"], "--max-requests: "),
+    (["x:y", "-k", "gevent", "--max-requests", "9", "--max-requests-jitter=3", "--max-requests", "8", "-D"],
+     "-k: graceserve has one kind of worker; leave it out, and use --threads for concurrency; "
+     "--max-requests, --max-requests-jitter: workers are not recycled by count; leave it out; -D: graceserve stays in"),
+    (["x:y", "-b", "unix:/tmp/a\x7fb"], "--bind: 'unix:/tmp/a\\x7fb' holds a control character"),
+    (["x:y", *(f"--bind=:{port}" for port in range(61))], "--bind: 61 addresses; give at most 60"),
     (["x:y", "--preload=yes"], "--preload: "),
 ]
 
@@ -219,6 +224,7 @@ REFUSED_TOML = [
     ("workers = 1.5", "'1.5' is not a whole number"),
     ("bind = 8000", "bind in graceserve.toml:1: 8000 is not a list of strings"),
     ('bind = [":1", 2]', "is not a list of strings"),
+    ('bind = ["unix:/tmp/a\\u0000b"]', "bind in graceserve.toml:1: 'unix:/tmp/a\\x00b' holds a control character"),
     ("timeout = inf", "timeout in graceserve.toml:1: 'inf'"),
     ("[graceserve]\nworkers = 2", "graceserve in graceserve.toml:1: there is no such option"),
     ("timeout_x = 1\ntimeout = 'a'", "timeout_x in graceserve.toml:1"),

@@ -23,7 +23,8 @@ MODULES = {
     "trap": "def __getattr__(name): raise RuntimeError('lazy ' + name)\n",
 }
 BROKEN = {
-    "absent:app": "importing absent: ModuleNotFoundError: No module named 'absent'",
+    "absent:app": "importing absent: ModuleNotFoundError: No module named 'absent' (looked in ",
+    "absent.wsgi": "importing absent.wsgi: ModuleNotFoundError: No module named 'absent' (looked in ",
     "needs": "importing needs: ModuleNotFoundError: No module named 'a_library_that_is_not_there'",
     "raises": "importing raises: ValueError: bad config",
     "exits": "importing exits called sys.exit(0)",
@@ -32,8 +33,8 @@ BROKEN = {
     "noted": "importing noted: ValueError: the cause",
     "mute": "importing mute: mute.Mute: (its str() fails)",
     "wrong": "module wrong has no attribute application; did you mean applicatoin?",
-    "wrong:app": "wrong:app is not a WSGI application: a int is not callable",
-    "wrong:app()": "wrong:app is not callable, it is a int",
+    "wrong:app": "wrong:app is not a WSGI application: an int is not callable",
+    "wrong:app()": "wrong:app is not callable, it is an int",
     "good:ns.nope": "module good has no attribute ns.nope",
     "trap:app": "looking up trap:app: RuntimeError: lazy app",
     "factory:fails()": "calling factory:fails(): RuntimeError: no database",
@@ -74,6 +75,35 @@ def test_broken_is_one_line_with_the_cause(spec: str) -> None:
         load_app(spec)
     assert caught.value.reason.startswith(BROKEN[spec]) or BROKEN[spec] in caught.value.reason
     assert "\n" not in caught.value.reason
+
+
+def test_an_app_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AppError) as caught:
+        load_app("absent")
+    assert caught.value.reason == (
+        f"importing absent: ModuleNotFoundError: No module named 'absent' (looked in {tmp_path}; "
+        "--chdir or --release name another directory)"
+    )
+    assert caught.value.detail == "ModuleNotFoundError: No module named 'absent'\n"
+    with pytest.raises(AppError) as caught:
+        load_app("needs")
+    assert "looked in" not in caught.value.reason
+
+
+def test_where_it_was_looked_for_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(AppError, match="looked in a directory that is gone"):
+        load_app("absent")
+
+
+def test_the_error_of_a_broken_file_stands_without_our_frames() -> None:
+    with pytest.raises(AppError) as caught:
+        load_app("syntax")
+    assert "syntax.py" in caught.value.detail.splitlines()[0]
+    assert "importlib" not in caught.value.detail and "load.py" not in caught.value.detail
 
 
 def test_the_traceback_begins_in_the_app() -> None:

@@ -2,16 +2,19 @@
 
 import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 from graceserve.cli import COMMANDS
 from graceserve.config import markdown
-from graceserve.options import OPTIONS
+from graceserve.options import GUNICORN_FLAGS, OPTIONS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 TABLE = re.compile(r"(<!-- options -->\n).*?(<!-- /options -->\n)", re.DOTALL)
+GUNICORN = re.compile(r"^## Coming from gunicorn\n.*?(?=^## )", re.DOTALL | re.MULTILINE)  # names its flags, too
+FLAG = r"(?<![\w-])--[a-z][a-z-]+"
 
 
 def test_the_options_table_is_the_code_s() -> None:
@@ -41,9 +44,12 @@ def test_the_two_commands_are_one_line_each() -> None:
 
 def test_commands_and_flags_that_it_mentions_exist() -> None:
     text = re.sub(r"(?:apt|pip) install[^\n]*|ln -s[^\n]*|mv -T[^\n]*|manage.py[^\n]*", "", README.read_text())
+    text, gunicorn = GUNICORN.sub("", text), "".join(GUNICORN.findall(text))
     known = {flag for option in OPTIONS for flag in option.flags} | {"--json", "--quick", "--help"}
-    mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+    mentioned = set(re.findall(FLAG, text))
     assert mentioned - known == set()
+    theirs = set(re.findall(FLAG, gunicorn))
+    assert theirs - known - set(GUNICORN_FLAGS) == set() and theirs & set(GUNICORN_FLAGS)
     commands = set(re.findall(r"`?graceserve (reload|rollback|status|stop|reopen|check|top|run)\b", text))
     assert commands == set(COMMANDS)
 
@@ -52,3 +58,24 @@ def test_keys_and_variables_of_toml_and_readme() -> None:
     """A file made of the table's own keys and samples parses."""
     table = tomllib.loads("\n".join(f'{option.key} = ""' for option in OPTIONS))
     assert set(table) == {option.field for option in OPTIONS}
+
+
+def test_the_deploy_recipe_replaces_a_link_that_was_left_over(tmp_path: Path) -> None:
+    """Run as it is written, with an interrupted deploy's `current.new` in its way."""
+    recipe = re.findall(r"^ln -s.*current$", README.read_text().replace(" &&\n", "\n"), re.MULTILINE)
+    assert len(recipe) == 1
+    for name in ("41", "42", "left-over"):
+        (tmp_path / "releases" / name).mkdir(parents=True)
+    (tmp_path / "current").symlink_to("releases/41")
+    (tmp_path / "current.new").symlink_to("releases/left-over")
+    subprocess.run(["sh", "-ec", recipe[0].replace("/srv/app", str(tmp_path))], check=True)
+    assert os.readlink(tmp_path / "current") == "releases/42"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "releases"]
+    assert list((tmp_path / "releases" / "left-over").iterdir()) == []
+
+
+def test_commands_of_the_recipes_name_their_master() -> None:
+    text = README.read_text()
+    for block in re.findall(r"```(?:sh|ini)\n(.*?)```", text[text.index("## Deploying") :], re.DOTALL):
+        for command in re.findall(r"bin/graceserve (?:reload|shop)[^\n]*", block):
+            assert "--pid /run/app/app.pid" in command

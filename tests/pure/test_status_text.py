@@ -15,7 +15,11 @@ STATUS: dict[str, Any] = {
          "template_pid": 101, "age_s": 300.0, "python": "3.11.7", "workers": []},
         {"generation": 7, "phase": "serving", "release": "/srv/app", "age_s": 5.0, "workers": [
             {"worker": 3, "slot": 1, "pid": 103, "phase": "accepting", "age_s": 4.5, "rss_bytes": 31457280,
-             "requests": 12, "connections": 3, "busy": 1}]},
+             "requests": 12, "connections": 3, "busy": 1},
+            {"worker": 4, "slot": 2, "pid": 104, "phase": "accepting", "age_s": 8.0,
+             "requests": 12, "connections": 3, "busy": 1, "answers": False},
+            {"worker": 5, "slot": 3, "pid": 105, "phase": "accepting", "age_s": 1.0, "requests": 1, "answers": True},
+        ]},
     ],
     "last_reload": {"outcome": "failed", "generation": 8, "at_s_ago": 61.0, "reason": "ImportError: no"},
 }  # fmt: skip
@@ -26,9 +30,11 @@ def test_status() -> None:
         "master 100 [shop], graceserve 0.1.0, Python 3.11.7, up 2 h, workers wanted 2",
         "listening on 127.0.0.1:8000",
         "listening on unix:/run/app.sock",
-        "generation 6, retiring, release current -> releases/41, Python 3.11.7, template 101, 5 min",
-        "generation 7 *, serving, release /srv/app, 5.0 s",
-        "  slot 1 worker 3 pid 103, accepting, 30.0 MiB, requests 12, connections 3, busy 1, 4.5 s",
+        "generation 6, retiring, release current -> releases/41, Python 3.11.7, template 101, in this phase 5 min",
+        "generation 7 *, serving, release /srv/app, in this phase 5.0 s",
+        "  worker 1 (no. 3) pid 103, accepting, 30.0 MiB, requests 12, connections 3, busy 1, up 4.5 s",
+        "  worker 2 (no. 4) pid 104, accepting, busy (does not answer), up 8.0 s",
+        "  worker 3 (no. 5) pid 105, accepting, requests 1, up 1.0 s",
         "last reload: failed generation 8 61 s ago: ImportError: no",
     ]
 
