@@ -113,9 +113,11 @@ def variable(text: str) -> str:
 
 
 def url_path(text: str) -> str:
-    """The path of a warm-up request."""
-    if not text.startswith("/") or not text.isprintable() or " " in text:
-        raise ValueError("is not the path of a URL; give one that begins with a slash, as in /healthz")
+    """The path of a warm-up request, or the URL `http://HOST/PATH` for an app that asks for its host's name."""
+    host, slash, _ = text.removeprefix("http://").partition("/")
+    named = text.startswith("http://") and bool(host)
+    if not (named or text.startswith("/")) or not slash or not text.isprintable() or " " in text:
+        raise ValueError("is not the path of a URL; give one like /healthz, or http://shop.example/healthz")
     return text
 
 
@@ -222,7 +224,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("startup_timeout", ("--startup-timeout",), seconds(0.1), 60.0, "SECONDS", _RELOAD,
            "time for a new release to be ready, prepare included; up to ten times that while it is busy"),
     Option("warmup", ("--warmup",), url_path, (), "PATH", _RELOAD,
-           "GET this path in each new worker before it counts as ready; must answer below 400 (repeatable)",
+           "GET this path (or http://HOST/PATH) in each new worker before it counts as ready; "
+           "must answer below 400 (repeatable)",
            repeat=True),
     Option("prepare", ("--prepare",), words, "", "COMMAND", _RELOAD,
            "run this in the new release first; if it fails, so does the reload"),

@@ -63,7 +63,8 @@ def warm(app: WSGIApplication, path: str, constants: dict[str, Any]) -> None:
 
 
 def _request(target: str) -> Admitted:
-    raw = target.encode("utf-8", "surrogateescape")
+    host, slash, rest = target.removeprefix("http://").partition("/")  # "" where there is only a path
+    raw = (slash + rest).encode("utf-8", "surrogateescape")
     path, _, query = raw.partition(b"?")
     return Admitted(
         method=b"GET",
@@ -72,7 +73,7 @@ def _request(target: str) -> Admitted:
         query=query,
         version=b"1.1",
         headers=[(b"user-agent", b"graceserve warm-up"), (b"accept", b"*/*")],
-        host=b"localhost",
+        host=host.encode() or b"localhost",
         keep_alive=False,
         expects_continue=False,
         body=Body.NONE,

@@ -45,6 +45,12 @@ def echo(environ: Environ, start: Start) -> Iterable[bytes]:
     return [body]
 
 
+def shop_only(environ: Environ, start: Start) -> Iterable[bytes]:
+    """As Django with its ALLOWED_HOSTS."""
+    start("200 OK" if environ["HTTP_HOST"] == "shop.example" else "400 Bad Request", [])
+    return [environ["PATH_INFO"].encode()]
+
+
 def dump(environ: Environ, start: Start) -> Iterable[bytes]:
     start("200 OK", TEXT)
     return [repr({k: v for k, v in environ.items() if isinstance(v, str | int | bool | tuple)}).encode()]
@@ -174,7 +180,8 @@ def injects(environ: Environ, start: Start) -> Iterable[bytes]:
 
 PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/": hello, "/gone": gone, "/moved": moved,
-    "/version": version, "/echo": echo, "/dump": dump, "/sleep": sleep, "/gate": gate, "/stream": stream,
+    "/version": version, "/echo": echo, "/dump": dump, "/shop-only": shop_only,
+    "/sleep": sleep, "/gate": gate, "/stream": stream,
     "/lengthy": lengthy, "/marked": marked, "/endless": endless, "/broken-stream": broken_stream, "/raises": raises,
     "/big": big, "/writes": writes, "/context": context, "/async": asynchronous, "/until-drained": until_drained,
     "/where": where, "/injects": injects,

@@ -79,6 +79,13 @@ def test_the_app_s_own_signal_handlers_do_not_stay() -> None:
         assert worker.ended() == 0
 
 
+def test_a_warm_up_may_name_the_host() -> None:
+    with stage() as at, at.worker(warmup=("http://shop.example/shop-only",)) as worker:
+        assert worker.expect(WorkerReady).warmup_s > 0
+    with stage() as at, at.worker(warmup=("/shop-only",)) as worker:
+        assert worker.expect(WorkerFailed).reason == "warm-up GET /shop-only: 400 Bad Request"
+
+
 def test_warm_up_reaches_the_app() -> None:
     with stage() as at, at.worker(warmup=("/", "/stream?3", "/dump", "/moved")) as worker:
         assert worker.expect(WorkerReady).warmup_s > 0

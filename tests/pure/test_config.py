@@ -187,6 +187,8 @@ REFUSED_ARGV = [
     (["x:y", "-e", "NAME"], "--env: 'NAME' is not a variable; give KEY=VALUE"),
     (["x:y", "-e", "=v"], "--env: '=v'"),
     (["x:y", "--warmup", "healthz"], "--warmup: 'healthz' is not the path of a URL"),
+    (["x:y", "--warmup", "http:///x"], "--warmup: 'http:///x' is not the path of a URL"),
+    (["x:y", "--warmup", "http://shop.example"], "--warmup: 'http://shop.example' is not the path of a URL"),
     (["x:y", "--reload-surge", "50%"], "--reload-surge: '50%' is neither 100% nor"),
     (["x:y", "--log-level", "loud"], "--log-level: 'loud' is not a level; give one of debug"),
     (["x:y", "-b", "::1:8000"], "[::1]:8000"),
