@@ -36,6 +36,11 @@ class Spawn:
     new_session: bool = False  # a process group of its own, out of reach of the terminal's and the supervisor's signals
 
 
+def module_argv(python: str, flags: Sequence[str], safe_path: bool, module: str, *words: str) -> list[str]:
+    """`python -m module`; with `safe_path` (a console script's way) the working directory is not put on sys.path."""
+    return [python, *flags, *(["-P"] if safe_path else []), "-m", module, *words]
+
+
 class Kernel:
     """Processes, clock and /proc."""
 

@@ -87,7 +87,6 @@ class Listeners:
             name, fd, unlink = str(row["name"]), row["fd"], row.get("unlink")
             assert isinstance(fd, int)
             sock = socket.socket(fileno=fd)
-            os.set_inheritable(fd, False)
             file = (str(unlink[0]), int(unlink[1]), int(unlink[2])) if isinstance(unlink, list) else None
             listeners._by_name[name] = Listener(name, str(row.get("address", name)), sock, file)
         return listeners

@@ -11,7 +11,7 @@ from graceserve.fleet import events as e
 from graceserve.master.book import Child, Kind, Running
 from graceserve.master.desk import Desk
 from graceserve.master.ears import Ears
-from graceserve.master.kernel import Spawn
+from graceserve.master.kernel import Spawn, module_argv
 from graceserve.master.reloads import Reloads
 from graceserve.stacks import DUMP_SIGNAL
 from graceserve.wire import messages as m
@@ -184,9 +184,10 @@ class Perform:
             with self._child(Kind.TEMPLATE, generation) as (child, theirs):
                 assert child.channel is not None
                 child.channel.send(m.Boot(generation, pin.cwd, running.settings.dump()))
-                safe = ["-P"] if desk.launch.script else []  # as a script: the template adds the release to sys.path
-                words = ["--channel", str(theirs.fileno()), "--stderr", str(stderr_fd)]
-                argv = [pin.python, *pin.flags, *safe, "-m", "graceserve.template.main", *words]
+                argv = module_argv(
+                    pin.python, pin.flags, bool(desk.launch.script), "graceserve.template.main",
+                    "--channel", str(theirs.fileno()), "--stderr", str(stderr_fd),
+                )  # fmt: skip
                 inherit = [theirs.fileno(), stderr_fd]
                 order = Spawn(argv, running.env, pin.cwd, inherit, theirs, child.output_fd, output_of=[2])
                 child.pid = desk.kernel.spawn(order)

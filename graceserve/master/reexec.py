@@ -28,7 +28,7 @@ import graceserve
 from graceserve.master.book import Child, Kind, Running
 from graceserve.master.desk import Desk
 from graceserve.master.ears import Ears
-from graceserve.master.kernel import Spawn
+from graceserve.master.kernel import Spawn, module_argv
 from graceserve.master.reloads import Reloads
 from graceserve.master.signals import Signals
 from graceserve.release import Launch
@@ -54,7 +54,7 @@ class Image:
 
     def argv(self, *words: str) -> list[str]:
         """The command line that runs graceserve with these words."""
-        return [self.python, *self.flags, *(["-P"] if self.safe_path else []), "-m", "graceserve", *words]
+        return module_argv(self.python, self.flags, self.safe_path, "graceserve", *words)
 
     @classmethod
     def own(cls, launch: Launch) -> "Image":

@@ -49,11 +49,5 @@ class Signals:
         """Whether one has come that `take` has not given yet."""
         return bool(self._counts)
 
-    def close(self) -> None:
-        """Give the pipe back; the handlers stay."""
-        signal.set_wakeup_fd(-1)
-        os.close(self._read_fd)
-        os.close(self._write_fd)
-
     def _count(self, number: int, _frame: FrameType | None) -> None:
         self._counts[number] = self._counts.get(number, 0) + 1

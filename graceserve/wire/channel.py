@@ -92,10 +92,6 @@ class Channel:
         """Idempotent."""
         self._sock.close()
 
-    def detach(self) -> int:
-        """Give the descriptor to the caller; the channel is closed here."""
-        return self._sock.detach()
-
 
 def close_all(fds: Sequence[int]) -> None:
     """Close descriptors that nobody wants."""
