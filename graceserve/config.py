@@ -42,6 +42,23 @@ class Settings:
     worker_connections: int = 1000
     keep_alive: float = 75.0
     timeout: float = 30.0
+    http: str = "auto"
+    limit_request_line: int = 4094  # bytes; 0 is unlimited, here and in the next three
+    limit_request_fields: int = 100
+    limit_request_field_size: int = 8190
+    limit_request_body: int = 1 << 30
+    head_timeout: float = 60.0
+    body_timeout: float = 60.0
+    write_timeout: float = 60.0
+    header_map: str = "drop"
+    forwarded_allow_ips: str = "127.0.0.1,::1,unix"
+    forwarded_headers: str = "x-forwarded-for,x-forwarded-proto"
+    proxy_protocol: str = "off"
+    proxy_allow_ips: str = "127.0.0.1,::1,unix"
+    certfile: str = ""
+    keyfile: str = ""
+    ca_certs: str = ""
+    ciphers: str = ""
     graceful_timeout: float = 30.0
     startup_timeout: float = 60.0
     warmup: tuple[str, ...] = ()
@@ -53,6 +70,8 @@ class Settings:
     group: str = ""
     umask: int = 0
     control_socket: str = ""
+    access_logfile: str = ""
+    access_logformat: str = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
     error_logfile: str = "-"
     log_level: str = "info"
     log_json: bool = False
@@ -108,6 +127,9 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if environ.get("PORT"):
         values["bind"] = _parsed(BY_FIELD["bind"], [f"0.0.0.0:{environ['PORT']}"], "PORT")
+    if environ.get("FORWARDED_ALLOW_IPS"):
+        said = environ["FORWARDED_ALLOW_IPS"]
+        values["forwarded_allow_ips"] = _parsed(BY_FIELD["forwarded_allow_ips"], said, "FORWARDED_ALLOW_IPS")
     if environ.get("WEB_CONCURRENCY"):
         values["workers"] = _parsed(BY_FIELD["workers"], environ["WEB_CONCURRENCY"], "WEB_CONCURRENCY")
     return values
@@ -239,7 +261,8 @@ def _add(group: Any, option: Option) -> None:
         group.add_argument(opposite, action="store_false", default=None, dest=option.field, help=argparse.SUPPRESS)
     else:
         action = "append" if option.repeat else "store"
-        group.add_argument(*option.flags, action=action, dest=option.field, metavar=option.metavar, help=text)
+        bare = {"nargs": "?", "const": option.bare} if option.bare else {}
+        group.add_argument(*option.flags, action=action, dest=option.field, metavar=option.metavar, help=text, **bare)
 
 
 def _unknown(words: list[str]) -> str:

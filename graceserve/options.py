@@ -15,6 +15,8 @@ Value: TypeAlias = "str | int | float | bool | tuple[str, ...]"
 LEVELS = ("debug", "info", "warning", "error")
 WORKERS_MAX = 1000  # the fleet's own limit
 BINDS_MAX = 60  # all of a generation's listeners travel in one message (`wire.channel`)
+FORWARDED_HEADERS = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port",
+                     "x-forwarded-prefix", "forwarded")  # fmt: skip
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -121,6 +123,39 @@ def url_path(text: str) -> str:
     return text
 
 
+def one_of(*choices: str) -> Callable[[str], str]:
+    """One of these words."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"is not one of {', '.join(choices)}; give one of them")
+        return text.lower()
+
+    return parse
+
+
+def peers(text: str) -> str:
+    """Who may speak for a client: addresses, networks, `unix` or `*`, separated by commas; empty is nobody."""
+    import ipaddress  # noqa: PLC0415  # the master keeps what it imports; few command lines name a peer
+
+    for part in filter(None, map(str.strip, text.split(","))):
+        try:
+            _ = part in ("*", "unix") or ipaddress.ip_network(part)
+        except ValueError as error:
+            raise ValueError(f"is not a list of peers ({error}); give addresses, networks like 10.0.0.0/8, unix or *"
+                             ) from None
+    return text
+
+
+def believed(text: str) -> str:
+    """Header names of `FORWARDED_HEADERS`, separated by commas; empty is none."""
+    names = [part.strip().lower() for part in text.split(",") if part.strip()]
+    if unknown := [name for name in names if name not in FORWARDED_HEADERS]:
+        raise ValueError(f"has {unknown[0]!r}, which says nothing of a client; give any of "
+                         f"{', '.join(FORWARDED_HEADERS)}")
+    return ",".join(names)
+
+
 def app(text: str) -> str:
     """MODULE:CALLABLE, with gunicorn's default for the callable."""
     module, colon, name = text.partition(":")
@@ -139,7 +174,7 @@ class Option:
     """One row. `default` is what `Settings` holds when nobody says otherwise.
 
     `repeat`: may be given several times, parsed one by one into a tuple. `restart`: a change can't be taken over by a
-    reload. `metavar` is empty for a switch.
+    reload. `metavar` is empty for a switch. `bare` is what the flag means without a value.
     """
 
     field: str
@@ -151,6 +186,7 @@ class Option:
     help: str
     repeat: bool = False
     restart: bool = False
+    bare: str = ""
 
     @property
     def key(self) -> str:
@@ -186,8 +222,8 @@ class Option:
         return str(self.default)
 
 
-_APP, _RELEASE, _SERVING, _RELOAD, _PROCESS, _LOG = (
-    "Application", "Release", "Serving", "Starting and reloading", "Process", "Logging"
+_APP, _RELEASE, _SERVING, _HTTP, _PROXY, _TLS, _RELOAD, _PROCESS, _LOG = (
+    "Application", "Release", "Serving", "HTTP", "Behind a proxy", "TLS", "Starting and reloading", "Process", "Logging"
 )  # fmt: skip
 
 OPTIONS: tuple[Option, ...] = (
@@ -219,6 +255,42 @@ OPTIONS: tuple[Option, ...] = (
            "close a connection that is idle for so long; keep it above your proxy's idle time (nginx: 60)"),
     Option("timeout", ("-t", "--timeout"), seconds(0), 30.0, "SECONDS", _SERVING,
            "replace a worker that is stuck for so long; 0 is never"),
+    Option("http", ("--http",), one_of("auto", "httptools", "h11"), "auto", "PARSER", _HTTP,
+           "reads heads: httptools (C, fast) or h11 (Python); auto is httptools where it is installed"),
+    Option("limit_request_line", ("--limit-request-line",), whole(0, 1 << 20), 4094, "BYTES", _HTTP,
+           "longest request line; 0 is unlimited"),
+    Option("limit_request_fields", ("--limit-request-fields",), whole(0, 32_768), 100, "N", _HTTP,
+           "most header fields of a request; 0 is unlimited"),
+    Option("limit_request_field_size", ("--limit-request-field_size", "--limit-request-field-size"), whole(0, 1 << 20),
+           8190, "BYTES", _HTTP, "longest header field; 0 is unlimited"),
+    Option("limit_request_body", ("--limit-request-body",), whole(0, 1 << 50), 1 << 30, "BYTES", _HTTP,
+           "longest request body; 0 is unlimited"),
+    Option("head_timeout", ("--head-timeout",), seconds(0), 60.0, "SECONDS", _HTTP,
+           "time for a request's head to arrive, and for a TLS handshake; 0 is unlimited"),
+    Option("body_timeout", ("--body-timeout",), seconds(0), 60.0, "SECONDS", _HTTP,
+           "give up a body of which nothing comes for so long, or less than 500 bytes a second after that; "
+           "0 is never"),
+    Option("write_timeout", ("--write-timeout",), seconds(0), 60.0, "SECONDS", _HTTP,
+           "give up a client that takes nothing of its response for so long, or less than 500 bytes a second after "
+           "that; 0 is never"),
+    Option("header_map", ("--header-map",), one_of("drop", "refuse", "dangerous"), "drop", "WAY", _HTTP,
+           "header names with an underscore, which look like others to the app: drop, refuse or dangerous (pass on)"),
+    Option("forwarded_allow_ips", ("--forwarded-allow-ips",), peers, "127.0.0.1,::1,unix", "PEERS", _PROXY,
+           "proxies to believe: addresses and networks, `unix` for Unix sockets, `*` for all; "
+           "$FORWARDED_ALLOW_IPS when that is set"),
+    Option("forwarded_headers", ("--forwarded-headers",), believed, "x-forwarded-for,x-forwarded-proto", "NAMES",
+           _PROXY, "what to believe them: x-forwarded-for, -proto, -host, -port, -prefix, forwarded; "
+           "name only what your proxy sets itself"),
+    Option("proxy_protocol", ("--proxy-protocol",), one_of("off", "v1", "v2", "auto"), "off", "VERSION", _PROXY,
+           "expect the PROXY protocol: off, v1, v2, or auto for both", bare="auto"),
+    Option("proxy_allow_ips", ("--proxy-allow-from", "--proxy-allow-ips"), peers, "127.0.0.1,::1,unix", "PEERS", _PROXY,
+           "proxies that send it; connections of others are served without"),
+    Option("certfile", ("--certfile",), words, "", "FILE", _TLS,
+           "serve TLS with this certificate chain (PEM), relative to the release; read again at each reload"),
+    Option("keyfile", ("--keyfile",), words, "", "FILE", _TLS, "its private key (PEM); by default in --certfile"),
+    Option("ca_certs", ("--ca-certs",), words, "", "FILE", _TLS,
+           "demand a client certificate that one of these authorities (PEM) has signed"),
+    Option("ciphers", ("--ciphers",), words, "", "CIPHERS", _TLS, "OpenSSL's list for TLS 1.2; by default Python's"),
     Option("graceful_timeout", ("--graceful-timeout",), seconds(0), 30.0, "SECONDS", _RELOAD,
            "time for requests to finish when a worker leaves"),
     Option("startup_timeout", ("--startup-timeout",), seconds(0.1), 60.0, "SECONDS", _RELOAD,
@@ -241,6 +313,11 @@ OPTIONS: tuple[Option, ...] = (
            "file mode mask; also decides who may connect to a unix: socket", restart=True),
     Option("control_socket", ("--control-socket",), words, "", "PATH", _PROCESS,
            "control socket as a file; by default it has no file (abstract)", restart=True),
+    Option("access_logfile", ("--access-log", "--access-logfile"), words, "", "FILE", _LOG,
+           "log each request to this file, `-` is stdout; opened again at USR1"),
+    Option("access_logformat", ("--access-logformat",), words,
+           '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"', "FORMAT", _LOG,
+           "gunicorn's atoms, or `json`"),
     Option("error_logfile", ("--log-file", "--error-logfile"), words, "-", "FILE", _LOG,
            "log to this file, `-` is stderr; opened again at USR1", restart=True),
     Option("log_level", ("--log-level",), level, "info", "LEVEL", _LOG,
@@ -252,7 +329,8 @@ BY_FIELD: dict[str, Option] = {option.field: option for option in OPTIONS}
 
 GUNICORN_KEYS = {  # of its configuration file, where the name differs
     "keepalive": "keep_alive", "preload_app": "preload", "pidfile": "pid", "proc_name": "name", "raw_env": "env",
-    "errorlog": "error_logfile", "loglevel": "log_level", "wsgi_app": "app",
+    "errorlog": "error_logfile", "accesslog": "access_logfile", "access_log_format": "access_logformat",
+    "proxy_allow_from": "proxy_allow_ips", "loglevel": "log_level", "wsgi_app": "app",
 }  # fmt: skip
 
 GUNICORN_FLAGS = {  # that graceserve does not have, and what to do instead
@@ -270,17 +348,22 @@ GUNICORN_FLAGS = {  # that graceserve does not have, and what to do instead
     "--paste": "graceserve serves a WSGI callable; name it as MODULE:CALLABLE",
     "--max-requests": "workers are not recycled by count; leave it out",
     "--max-requests-jitter": "workers are not recycled by count; leave it out",
-    "--access-logfile": "there is no access log yet; let the proxy write it",
-    "--access-logformat": "there is no access log yet; let the proxy write it",
     "--capture-output": "the app's stdout and stderr are graceserve's already; leave it out",
     "--initgroups": "the user's supplementary groups are always set; leave it out",
-    "--certfile": "TLS is not served yet; end it at the proxy",
-    "--keyfile": "TLS is not served yet; end it at the proxy",
+    "--ssl-version": "TLS 1.2 and 1.3 are served; leave it out",
+    "--cert-reqs": "--ca-certs demands client certificates; leave it out",
+    "--do-handshake-on-connect": "handshakes never block; leave it out",
+    "--suppress-ragged-eofs": "leave it out",
+    "--forwarder-headers": "--forwarded-headers names what a proxy is believed",
+    "--permit-obsolete-folding": "folded header lines are refused, as RFC 9112 5.2 allows",
+    "--strip-header-spaces": "spaces before the colon are refused, as RFC 9112 5.1 demands",
+    "--permit-unconventional-http-method": "methods are tokens of upper-case letters, digits and - _ . and the like",
+    "--permit-unconventional-http-version": "HTTP/1.0 and HTTP/1.1 are served",
+    "--casefold-http-method": "method names are case-sensitive (RFC 9110 9.1)",
     "--statsd-host": "there is no statsd client; `graceserve status --json` has the numbers",
     "--check-config": "there is no dry run yet; a reload that fails changes nothing",
     "--print-config": "`graceserve --help` lists the options with their defaults",
     "--log-config": "graceserve's log is lines of key=value, or JSON with --log-json",
     "--log-syslog": "graceserve logs to stderr or a file; let journald collect it",
-    "--forwarded-allow-ips": "loopback and unix: peers are trusted for X-Forwarded-Proto; leave it out",
     "--no-sendfile": "leave it out",
 }

@@ -206,6 +206,10 @@ def _absolute(settings: Settings, launch_cwd: str, release_cwd: str) -> Settings
         pid=seen_from(launch_cwd, settings.pid),
         control_socket=seen_from(launch_cwd, settings.control_socket),
         error_logfile="-" if settings.error_logfile == "-" else seen_from(launch_cwd, settings.error_logfile),
+        access_logfile="-" if settings.access_logfile == "-" else seen_from(launch_cwd, settings.access_logfile),
+        certfile=seen_from(release_cwd, settings.certfile),
+        keyfile=seen_from(release_cwd, settings.keyfile),
+        ca_certs=seen_from(release_cwd, settings.ca_certs),
         bind=tuple(_absolute_bind(launch_cwd, text) for text in settings.bind),
         env_file=seen_from(release_cwd, settings.env_file),
     )

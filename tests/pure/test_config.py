@@ -25,6 +25,23 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "worker_connections": ("10", 10),
     "keep_alive": ("2.5", 2.5),
     "timeout": ("0", 0.0),
+    "http": ("h11", "h11"),
+    "limit_request_line": ("0", 0),
+    "limit_request_fields": ("7", 7),
+    "limit_request_field_size": ("100", 100),
+    "limit_request_body": ("1000", 1000),
+    "head_timeout": ("5", 5.0),
+    "body_timeout": ("5", 5.0),
+    "write_timeout": ("5", 5.0),
+    "header_map": ("refuse", "refuse"),
+    "forwarded_allow_ips": ("10.0.0.0/8,::1,unix", "10.0.0.0/8,::1,unix"),
+    "forwarded_headers": ("Forwarded", "forwarded"),
+    "proxy_protocol": ("v2", "v2"),
+    "proxy_allow_ips": ("*", "*"),
+    "certfile": ("cert.pem", "cert.pem"),
+    "keyfile": ("key.pem", "key.pem"),
+    "ca_certs": ("ca.pem", "ca.pem"),
+    "ciphers": ("ECDHE+AESGCM", "ECDHE+AESGCM"),
     "graceful_timeout": ("7", 7.0),
     "startup_timeout": ("120", 120.0),
     "warmup": ("/healthz", ("/healthz",)),
@@ -36,6 +53,8 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "group": ("33", "33"),
     "umask": ("007", 0o007),
     "control_socket": ("/run/app.ctl", "/run/app.ctl"),
+    "access_logfile": ("/var/log/access.log", "/var/log/access.log"),
+    "access_logformat": ("json", "json"),
     "error_logfile": ("/var/log/app.log", "/var/log/app.log"),
     "log_level": ("WARNING", "warning"),
     "log_json": ("yes", True),
@@ -106,7 +125,9 @@ def test_what_is_stronger_wins(option: Option) -> None:
     if option.is_switch or option.field == "config":
         return
     written, expected = SAMPLES[option.field]
-    weak = {"app": "other:app", "bind": "127.0.0.1:1", "env": "X=1", "warmup": "/", "log_level": "debug"}.get(
+    weak = {"app": "other:app", "bind": "127.0.0.1:1", "env": "X=1", "warmup": "/", "log_level": "debug", "http": "httptools",
+            "header_map": "dangerous", "forwarded_allow_ips": "::2", "forwarded_headers": "x-forwarded-port",
+            "proxy_protocol": "v1", "proxy_allow_ips": "::2"}.get(
         option.field, "3"
     )
     toml = f'{option.key} = "{weak}"'
@@ -297,5 +318,5 @@ def test_help_has_every_flag_and_default() -> None:
     for option in OPTIONS:
         assert all(flag in text for flag in option.flags)
         if option.shown():
-            assert f"[{option.shown()}]" in text
+            assert f"[{option.shown()}]".replace(" ", "") in text.replace(" ", ""), "lines are wrapped at hyphens"
     assert "==SUPPRESS==" not in text

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 TABLE = re.compile(r"(<!-- options -->\n).*?(<!-- /options -->\n)", re.DOTALL)
 GUNICORN = re.compile(r"^## Coming from gunicorn\n.*?(?=^## )", re.DOTALL | re.MULTILINE)  # names its flags, too
-FLAG = r"(?<![\w-])--[a-z][a-z-]+"
+FLAG = r"(?<![\w-])--[a-z][a-z_-]+"
 
 
 def test_the_options_table_is_the_code_s() -> None:
