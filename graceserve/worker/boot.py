@@ -7,11 +7,11 @@ from typing import Any
 
 from graceserve.logs import Log
 from graceserve.template.load import AppError, WSGIApplication, load_app
-from graceserve.worker.environ import Peer, Route, Site, environ
+from graceserve.worker.environ import Environs, Peer, Route, Site
 from graceserve.worker.http.policy import Admitted, Body
-from graceserve.worker.wsgi import Exchange, Outcome
+from graceserve.worker.wsgi import Exchange, Gateway, Outcome
 
-_ROUTE = Route(Site("warm-up", "localhost", "80"), Peer("127.0.0.1"))
+_SITE = Site("warm-up", "localhost", "80")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +33,27 @@ class Failures(Log):
         self.detail = detail or event
 
 
-def boot(spec: str, given: WSGIApplication | None, warmup: tuple[str, ...], constants: dict[str, Any]) -> Booted:
+def boot(spec: str, given: WSGIApplication | None, warmup: tuple[str, ...], environs: Environs) -> Booted:
     """Import (unless `given`) and warm the app. Raises `AppError`."""
     started = time.monotonic()
     app = given or load_app(spec)
     imported = time.monotonic()
     for path in warmup:
-        warm(app, path, constants)
+        warm(app, path, environs)
     return Booted(app, imported - started, time.monotonic() - imported)
 
 
-def warm(app: WSGIApplication, path: str, constants: dict[str, Any]) -> None:
+def warm(app: WSGIApplication, path: str, environs: Environs) -> None:
     """One GET through the app, in this process. Raises `AppError` for a status of 400 or above, or none.
 
     Also for 404: a typo in the path would else warm nothing up, and nobody would know.
     """
     failures = Failures()
-    exchange = Exchange(
-        app, environ(_request(path), BytesIO(), 0, _ROUTE, constants), failures, keep_alive=False, close_now=bool
-    )
-    exchange.set_emit(lambda piece: None)
+    route = Route(_SITE, Peer("127.0.0.1"))
+    environs.welcome(route)
+    request = _request(path)
+    gateway = Gateway(app, failures, close_now=bool)
+    exchange = Exchange(gateway, request, environs.make(request, BytesIO(), 0, route), emit=lambda piece: None)
     while exchange.pull() is not None:
         pass
     exchange.close()
@@ -62,18 +63,21 @@ def warm(app: WSGIApplication, path: str, constants: dict[str, Any]) -> None:
         raise AppError(f"warm-up GET {path}: {exchange.status_line}", failures.detail)
 
 
-def _request(target: str) -> Admitted:
-    host, slash, rest = target.removeprefix("http://").partition("/")  # "" where there is only a path
-    raw = (slash + rest).encode("utf-8", "surrogateescape")
-    path, _, query = raw.partition(b"?")
+def _request(url: str) -> Admitted:
+    host, slash, rest = url.removeprefix("http://").partition("/")  # "" where there is only a path
+    target = (slash + rest).encode("utf-8", "surrogateescape").decode("latin-1")
+    path, _, query = target.partition("?")
     return Admitted(
-        method=b"GET",
-        target=raw,
+        method="GET",
+        target=target,
         path=path,
         query=query,
-        version=b"1.1",
-        headers=[(b"user-agent", b"graceserve warm-up"), (b"accept", b"*/*")],
-        host=host.encode() or b"localhost",
+        protocol="HTTP/1.1",
+        variables={
+            "HTTP_HOST": host or "localhost",
+            "HTTP_USER_AGENT": "graceserve warm-up",
+            "HTTP_ACCEPT": "*/*",
+        },
         keep_alive=False,
         expects_continue=False,
         body=Body.NONE,

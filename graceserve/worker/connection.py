@@ -7,20 +7,24 @@
 Head and body are read in full before the app is called. Bytes that come while a request runs stay unparsed (and, beyond
 a limit, in the kernel), so that requests are answered in order. Only an IDLE connection of which nothing is held in
 this process, neither received nor to be sent, can be handed over.
+
+The way of a request that has come whole, and has no body, is the hot path: IDLE to RUNNING to IDLE in one call.
 """
 
 import asyncio
 import socket
 import struct
 import time
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, cast
 
 from graceserve.worker.environ import Route
-from graceserve.worker.http.policy import Admitted, Body, Refused, admit
-from graceserve.worker.http.port import END, Broken, Head, Limits, Parser
+from graceserve.worker.filesend import FileSender
+from graceserve.worker.filewrapper import FilePart
+from graceserve.worker.http.policy import Admitted, Body, Refused
+from graceserve.worker.http.reader import END, Reader
 from graceserve.worker.http.response import http_date, plain
+from graceserve.worker.patience import Pace, Patience
 from graceserve.worker.runs import Run
 from graceserve.worker.spool import Spool
 from graceserve.worker.wsgi import Exchange, Outcome
@@ -28,17 +32,6 @@ from graceserve.worker.wsgi import Exchange, Outcome
 PIPELINED_BYTES_MAX = 65_536  # held while a request runs; then the kernel holds them
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a client may take, in seconds."""
-
-    keep_alive_s: float  # between requests
-    head_s: float = 60.0  # for a whole head, whatever its pace; nginx's client_header_timeout
-    body_idle_s: float = 60.0  # without a byte of the body; nginx's client_body_timeout
-    write_stall_s: float = 60.0  # without taking a byte of the response; nginx's send_timeout
-    linger_s: float = 2.0  # to read our last byte: closing while it still sends would destroy that
 
 
 class State(Enum):
@@ -52,36 +45,31 @@ class State(Enum):
     CLOSED = "closed"
 
 
-@dataclass(slots=True)
-class Request:
-    """A request on its way in. Only its connection changes it."""
-
-    admitted: Admitted
-    spool: Spool
-
-
 class Home(Protocol):
     """The worker, as its connections see it."""
 
-    limits: Limits
     patience: Patience
+    draining: bool  # tell it whenever a connection rests
 
     def now(self) -> float:
         """The loop's monotonic clock, seconds."""
 
-    def parser(self) -> Parser:
+    def reader(self) -> Reader:
         """For a new connection."""
 
     def opened(self, connection: "Connection") -> None:
         """It can receive."""
 
-    def begin(self, connection: "Connection", request: Request) -> Run:
-        """Make an exchange of the request. Raises `OSError` if the body's file can't be read."""
+    def begin(self, connection: "Connection", request: Admitted, spool: Spool | None) -> Run:
+        """Make a run of the request. Raises `OSError` if the body's file can't be read."""
+
+    def send_file(self, connection: "Connection", part: FilePart) -> FileSender:
+        """Start to send it."""
 
     def rested(self, connection: "Connection") -> None:
         """It has become idle."""
 
-    def served(self, connection: "Connection") -> None:
+    def served(self, connection: "Connection", exchange: Exchange) -> None:
         """The app has let go of its request."""
 
     def closed(self, connection: "Connection") -> None:
@@ -98,15 +86,19 @@ class Connection(asyncio.Protocol):
     """See the module."""
 
     __slots__ = (
+        "_body_pace",
         "_eof",
+        "_file",
+        "_given_bytes",
         "_held_back",
         "_home",
-        "_parser",
+        "_reader",
         "_request",
         "_run",
-        "_stalled_since",
+        "_sender",
+        "_spool",
         "_transport",
-        "_unsent",
+        "_write_pace",
         "full",
         "requests",
         "route",
@@ -123,13 +115,17 @@ class Connection(asyncio.Protocol):
         self.state = State.IDLE
         self.since = home.now()  # of the state, or for BODY of its last byte
         self.full = False
-        self._parser = home.parser()
-        self._request: Request | None = None
+        self._reader = home.reader()
+        self._request: Admitted | None = None  # whose body is being read
+        self._spool: Spool | None = None
         self._run: Run | None = None
+        self._file: FilePart | None = None  # waits for the transport to be empty
+        self._sender: FileSender | None = None
         self._eof = False  # the client sends no more, but may still read
         self._held_back = False  # reading is paused
-        self._unsent = 0  # at the last look
-        self._stalled_since = self.since
+        self._given_bytes = 0  # to the transport so far
+        self._body_pace: Pace | None = None
+        self._write_pace: Pace | None = None
 
     # --- asyncio.Protocol
 
@@ -140,22 +136,25 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.state is State.LAST:
             return
-        self._parser.receive(data)
+        self._reader.receive(data)
         if self.state is not State.RUNNING:
             self.advance()
-        elif self._parser.held_bytes > PIPELINED_BYTES_MAX:
+        elif self._reader.held_bytes > PIPELINED_BYTES_MAX:
             self._held_back = True
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         """True: keep the connection for the rest of the response."""
         self._eof = True
-        return self.state is State.RUNNING or (self.state is State.IDLE and self._parser.held_bytes > 0)
+        return self.state is State.RUNNING or (self.state is State.IDLE and self._reader.held_bytes > 0)
 
     def pause_writing(self) -> None:
         self.full = True
 
     def resume_writing(self) -> None:
+        if self._file is not None:
+            self._start_file()
+            return
         self.full = False
         if self._run is not None:
             self._run.resume()
@@ -163,6 +162,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = State.CLOSED
         self.full = False
+        self._drop_file()
         if self._run is not None:
             self._run.abandon()
         else:
@@ -181,12 +181,24 @@ class Connection(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         if not self.gone:
+            self._given_bytes += len(data)
             self._transport.write(data)
+
+    def send_file(self, part: FilePart) -> None:
+        if self.gone:
+            return
+        self.full = True
+        self._file = part
+        self._given_bytes += part.left_bytes
+        self._transport.set_write_buffer_limits(0)  # `resume_writing` comes when nothing is left unsent
+        if not self._transport.get_write_buffer_size():
+            self._start_file()
 
     def finished(self, exchange: Exchange) -> None:
         self._run = None
-        self._drop_request()
-        self._home.served(self)
+        if self._spool is not None:
+            self._drop_request()
+        self._home.served(self, exchange)
         if self.state is State.CLOSED:
             return
         if exchange.outcome is not Outcome.COMPLETE:
@@ -203,11 +215,12 @@ class Connection(asyncio.Protocol):
         """Whether a request has been read in full and its response is not complete."""
         return self.state is State.RUNNING
 
-    def can_move(self) -> bool:
-        """Whether nothing but its descriptor would have to go along."""
+    @property
+    def at_rest(self) -> bool:
+        """Idle, and nothing of it is held here: nothing but its descriptor would have to go along."""
         return (
             self.state is State.IDLE
-            and not self._parser.held_bytes
+            and not self._reader.held_bytes
             and not self._eof
             and not self.gone
             and not self._transport.get_write_buffer_size()
@@ -235,92 +248,98 @@ class Connection(asyncio.Protocol):
         """Parse what has come, as far as the next complete request."""
         if not self._parses:
             return
-        while (event := self._parser.next_event()) is not None:
-            if event is END:
-                self._dispatch()
-                return
-            if isinstance(event, bytes | bytearray):
-                self._take_body(event)
-            elif isinstance(event, Head):
+        while (event := self._reader.next_event()) is not None:
+            if type(event) is Admitted:
+                if event.body is Body.NONE:
+                    self._dispatch(event)
+                    return
                 self._take_head(event)
-            elif isinstance(event, Broken):
+            elif type(event) is bytes:
+                self._take_body(event)
+            elif event is END:
+                assert self._request is not None, "an end follows a head"
+                self._dispatch(self._request)
+                return
+            elif isinstance(event, Refused):
                 self._refuse(event.status, event.reason)
             if not self._parses:
                 return
-        if self.state is State.IDLE and self._parser.held_bytes:
+        if self.state is State.IDLE and self._reader.held_bytes:
             self._become(State.HEAD)
         if self._eof:
             self._transport.close()  # the rest of this request will never come
 
     def check(self, now: float) -> None:
         """Enforce the time limits. Called about once a second."""
-        if self._write_stalled(now):
+        patience = self._home.patience
+        if self._write_stalled(now, patience):
             self._cut(reset=True)
             return
-        waited_s, patience = now - self.since, self._home.patience
+        waited_s = now - self.since
         match self.state:
             case State.IDLE if waited_s > patience.keep_alive_s:
                 self._transport.close()
             case State.HEAD if waited_s > patience.head_s:
-                self._refuse(408, f"head not complete in {patience.head_s:.0f} s")
-            case State.BODY if waited_s > patience.body_idle_s:
-                self._refuse(408, f"no byte of the body for {patience.body_idle_s:.0f} s")
-            case State.LAST if waited_s > patience.linger_s and not self._unsent:
+                self._refuse(408, f"head not complete in {patience.head_s:g} s")
+            case State.BODY if self._body_pace is not None and self._body_pace.too_slow(now, self._body_bytes):
+                self._refuse(408, f"body too slow: {self._body_bytes} bytes so far")
+            case State.LAST if waited_s > patience.linger_s and not self.unsent_bytes:
                 self._transport.abort()
 
     # --- steps
 
     @property
     def _parses(self) -> bool:
-        return self.state in (State.IDLE, State.HEAD, State.BODY) and not self._transport.is_closing()
+        state = self.state
+        return (state is State.IDLE or state is State.HEAD or state is State.BODY) and not self._transport.is_closing()
+
+    @property
+    def _body_bytes(self) -> int:
+        return self._spool.size_bytes if self._spool is not None else 0
 
     def _become(self, state: State) -> None:
         self.state = state
         self.since = self._home.now()
 
-    def _take_head(self, head: Head) -> None:
-        admitted = admit(head, self._home.limits)
-        if isinstance(admitted, Refused):
-            self._refuse(admitted.status, admitted.reason)
-            return
-        self._request = Request(admitted, Spool())
+    def _take_head(self, request: Admitted) -> None:
+        self._request = request
+        self._spool = Spool()
         self._become(State.BODY)
-        if admitted.expects_continue and admitted.body is not Body.NONE and not self._parser.held_bytes:
-            self._transport.write(_CONTINUE)
+        self._body_pace = Pace(self._home.patience.body_s, self.since)
+        if request.expects_continue and not self._reader.held_bytes:
+            self.send(_CONTINUE)
 
-    def _take_body(self, data: bytes | bytearray) -> None:
-        assert self._request is not None, "a body follows a head"
-        spool, limit = self._request.spool, self._home.limits.body_bytes_max
+    def _take_body(self, data: bytes) -> None:
+        assert self._spool is not None, "a body follows a head"
         try:
-            spool.write(data)
+            self._spool.write(data)
         except OSError as error:
             self._refuse(503, f"no room for the body: {error}")
             return
-        self.since = self._home.now()
-        if spool.size_bytes > limit:  # only a chunked one: a length was looked at in the head
+        limit = self._home.patience.body_bytes_max
+        if self._spool.size_bytes > limit:  # only a chunked one: a length was looked at in the head
             self._refuse(413, f"body over {limit} bytes")
 
-    def _dispatch(self) -> None:
-        assert self._request is not None, "an end follows a head"
+    def _dispatch(self, request: Admitted) -> None:
         self._become(State.RUNNING)
         self.requests += 1
         try:
-            self._run = self._home.begin(self, self._request)
+            self._run = run = self._home.begin(self, request, self._spool)
         except OSError as error:
             self._refuse(503, f"no room for the body: {error}")
             return
-        self._run.start()
+        run.start()
 
     def _rest(self) -> None:
         self._become(State.IDLE)
         if self._held_back:
             self._held_back = False
             self._transport.resume_reading()
-        if self._parser.held_bytes:
+        if self._reader.held_bytes:
             self._home.soon(self)  # not at once: other connections have their turn first
         elif self._eof:
             self._transport.close()
-        else:
+        elif self._home.draining:
             self._home.rested(self)
 
     def _refuse(self, status: int, reason: str) -> None:
@@ -330,7 +349,7 @@ class Connection(asyncio.Protocol):
         self._linger()
 
     def _end(self) -> None:
-        if self._parser.held_bytes and not self._eof:
+        if self._reader.held_bytes and not self._eof:
             self._linger()
         else:
             self._become(State.LAST)
@@ -339,7 +358,7 @@ class Connection(asyncio.Protocol):
     def _linger(self) -> None:
         """Our last byte is on its way, the client may still send: closing now would reset the connection under it."""
         self._become(State.LAST)
-        if self._eof or self.gone:
+        if self._eof or self.gone or not self._transport.can_write_eof():  # TLS can't close one direction
             self._transport.close()
             return
         self._transport.write_eof()
@@ -352,13 +371,44 @@ class Connection(asyncio.Protocol):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
-    def _write_stalled(self, now: float) -> bool:
-        unsent = self.unsent_bytes
-        if not unsent or unsent != self._unsent:
-            self._unsent, self._stalled_since = unsent, now
-        return now - self._stalled_since > self._home.patience.write_stall_s
+    def _write_stalled(self, now: float, patience: Patience) -> bool:
+        unsent = self.unsent_bytes + (self._file.left_bytes if self._file is not None else 0)
+        if not unsent:
+            self._write_pace = None
+            return False
+        taken = self._given_bytes - unsent
+        if self._write_pace is None:
+            self._write_pace = Pace(patience.write_s, now, taken)
+        return self._write_pace.too_slow(now, taken)
+
+    # --- a file
+
+    def _start_file(self) -> None:
+        part = self._file
+        assert part is not None
+        if self._sender is not None or self.gone:
+            return
+        try:
+            self._sender = self._home.send_file(self, part)
+        except OSError:  # no descriptor for it; the client has a head already, so all that is left is to cut it off
+            self.file_sent(False)
+
+    def file_sent(self, ok: bool) -> None:
+        """By the sender, at its end."""
+        self._file = self._sender = None
+        if not ok:
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits()
+        self.resume_writing()
+
+    def _drop_file(self) -> None:
+        if self._sender is not None:
+            self._sender.stop()
+        self._file = self._sender = None
 
     def _drop_request(self) -> None:
-        if self._request is not None:
-            self._request.spool.close()
-            self._request = None
+        self._request = None
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None

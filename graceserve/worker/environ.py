@@ -1,15 +1,13 @@
 """The environ of a request (PEP 3333, and RFC 3875 behind it). Pure; used in a worker."""
 
 import re
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Any
 
-from graceserve.worker.http.policy import Admitted, Body, scheme
+from graceserve.worker.forwarded import Told, Trust, read
+from graceserve.worker.http.policy import Admitted, Body
 
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
-_CGI_NAMES = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
-_DECODED = frozenset((b"transfer-encoding", b"host"))  # the coding is undone, the host is the policy's to say
 _PORTS = {"http": "80", "https": "443"}
 
 
@@ -30,12 +28,15 @@ class Peer:
     port: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Route:
-    """How a connection came in."""
+    """How a connection came in. `Environs.admit` fills the last two."""
 
     site: Site
     peer: Peer
+    secure: bool = False  # TLS
+    base: dict[str, Any] = field(default_factory=dict)  # what all requests of this site have in common; shared
+    trusted: bool = False  # whether the peer is believed what it says of the client
 
 
 def constants(threads: int, generation: int, draining: Any, errors: Any, file_wrapper: Any) -> dict[str, Any]:
@@ -55,59 +56,99 @@ def constants(threads: int, generation: int, draining: Any, errors: Any, file_wr
     }
 
 
-def environ(
-    request: Admitted, body: Any, body_bytes: int, route: Route, constant: dict[str, Any]
-) -> dict[str, Any]:
-    """`body` is the input, `body_bytes` how much is in it (known of a chunked body, too: it was read in full)."""
-    peer, made = route.peer, constant.copy()
-    url_scheme = scheme(request, peer.address)
-    _add_headers(made, request)
-    if request.body is not Body.NONE:
-        made["CONTENT_LENGTH"] = str(body_bytes)
-    made["wsgi.input"] = body
-    made["wsgi.url_scheme"] = url_scheme
-    made["REQUEST_METHOD"] = request.method.decode("latin-1")
-    made["RAW_URI"] = made["REQUEST_URI"] = request.target.decode("latin-1")
-    made["PATH_INFO"] = unquoted(request.path)
-    made["QUERY_STRING"] = request.query.decode("latin-1")
-    made["SERVER_PROTOCOL"] = "HTTP/" + request.version.decode("latin-1")
-    made["REMOTE_ADDR"] = peer.address
-    if peer.port:
-        made["REMOTE_PORT"] = str(peer.port)
-    made["SERVER_NAME"], made["SERVER_PORT"] = _server(route.site, request.host.decode("latin-1"), url_scheme)
-    return made
+class Environs:
+    """Makes environs. `script_name` is where the app is mounted ($SCRIPT_NAME, as gunicorn's)."""
+
+    def __init__(
+        self, constant: dict[str, Any], trust: Trust, believed: frozenset[str], script_name: str = ""
+    ) -> None:
+        self._constant = constant
+        self._trust = trust
+        self._believed = believed
+        self._script_name = script_name.rstrip("/")
+        self._bases: dict[tuple[Site, bool], dict[str, Any]] = {}
+
+    def welcome(self, route: Route) -> None:
+        """Prepare for the requests of a connection."""
+        key = route.site, route.secure
+        if key not in self._bases:
+            scheme = "https" if route.secure else "http"
+            self._bases[key] = {
+                **self._constant, "wsgi.url_scheme": scheme, "SERVER_NAME": route.site.host,
+                "SERVER_PORT": route.site.port, "REMOTE_ADDR": "",
+            }  # fmt: skip
+        route.base = self._bases[key]
+        route.trusted = bool(self._believed) and self._trust.covers(route.peer.address)
+
+    def make(self, request: Admitted, body: Any, body_bytes: int, route: Route) -> dict[str, Any]:
+        """`body` is the input, `body_bytes` how much is in it (known of a chunked body, too: it was read in full)."""
+        path = request.path
+        made = {
+            **route.base,
+            **request.variables,
+            "wsgi.input": body,
+            "REQUEST_METHOD": request.method,
+            "RAW_URI": request.target,
+            "REQUEST_URI": request.target,
+            "PATH_INFO": unquoted(path) if "%" in path else path,
+            "QUERY_STRING": request.query,
+            "SERVER_PROTOCOL": request.protocol,
+            "REMOTE_ADDR": route.peer.address,
+        }
+        if route.peer.port:
+            made["REMOTE_PORT"] = str(route.peer.port)
+        if request.body is Body.CHUNKED:
+            made["CONTENT_LENGTH"] = str(body_bytes)
+        if self._script_name:
+            _mount(made, self._script_name)
+        if route.trusted:
+            told = read(made, self._believed, self._trust, route.peer.address)
+            if told is not None:
+                _believe(made, told)
+        if not route.site.host:
+            made["SERVER_NAME"], made["SERVER_PORT"] = _server(made.get("HTTP_HOST", ""), made["wsgi.url_scheme"])
+        return made
 
 
-def unquoted(path: bytes) -> str:
+def unquoted(path: str) -> str:
     """Percent-decoded, each byte a character (PEP 3333, "Unicode Issues")."""
-    if b"%" in path:
-        path = _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), path)
-    return path.decode("latin-1")
+    return _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), path.encode("latin-1")).decode("latin-1")
 
 
-@lru_cache(512)
-def key(name: bytes) -> str:
-    """The environ key of a header with this lower-case name."""
-    return _CGI_NAMES.get(name) or "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
+def _mount(made: dict[str, Any], prefix: str) -> None:
+    """What is not below the prefix was not sent through the proxy that adds it (a health check): it stays as it is."""
+    path = made["PATH_INFO"]
+    if path == prefix or path.startswith(prefix + "/"):
+        made["SCRIPT_NAME"], made["PATH_INFO"] = prefix, path[len(prefix) :]
 
 
-def _add_headers(made: dict[str, Any], request: Admitted) -> None:
-    for name, value in request.headers:
-        if name in _DECODED:
-            continue
-        k, text = key(name), value.decode("latin-1")
-        if k in made:  # RFC 9110 5.3; cookies RFC 6265bis 5.8.3
-            text = made[k] + ("; " if name == b"cookie" else ", ") + text
-        made[k] = text
-    if request.host:
-        made["HTTP_HOST"] = request.host.decode("latin-1")
+def _believe(made: dict[str, Any], told: Told) -> None:
+    """What a trusted proxy says of its client."""
+    if told.scheme:
+        made["wsgi.url_scheme"] = told.scheme
+    if told.peer:
+        made["REMOTE_ADDR"] = told.peer[0]
+        made.pop("REMOTE_PORT", None)
+        if told.peer[1]:
+            made["REMOTE_PORT"] = str(told.peer[1])
+    if told.host:
+        made["HTTP_HOST"] = told.host
+    if told.port:
+        made["SERVER_PORT"] = told.port
+        made["HTTP_HOST"] = _with_port(made.get("HTTP_HOST", ""), told.port, made["wsgi.url_scheme"])
+    if told.prefix:
+        made["SCRIPT_NAME"] = told.prefix
 
 
-def _server(site: Site, host: str, url_scheme: str) -> tuple[str, str]:
-    """SERVER_NAME and SERVER_PORT: the listening address, or for a Unix socket what the client called us."""
-    if site.host:
-        return site.host, site.port
+def _with_port(host: str, port: str, scheme: str) -> str:
+    """The host as its URL shows it: without the port that goes without saying."""
+    name = host if host.endswith("]") or ":" not in host else host.rpartition(":")[0]
+    return name if not name or port == _PORTS[scheme] else f"{name}:{port}"
+
+
+def _server(host: str, scheme: str) -> tuple[str, str]:
+    """SERVER_NAME and SERVER_PORT behind a Unix socket: what the client called us."""
     name, colon, port = host.rpartition(":")
     if not colon or not port.isdecimal():
-        name, port = host, _PORTS[url_scheme]
+        name, port = host, _PORTS[scheme]
     return name or "localhost", port

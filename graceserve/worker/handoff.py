@@ -25,6 +25,7 @@ class Arrival:
     sock: socket.socket
     route: Route
     requests: int = 0
+    fresh: bool = False  # from a listener: nothing has been read of it, by anybody
 
 
 class NotAConnection(Exception):

@@ -4,9 +4,8 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import Any
 
 from setproctitle import setproctitle
 
@@ -19,12 +18,20 @@ from graceserve.wire.messages import WorkerFailed, WorkerHello, WorkerReady, tai
 from graceserve.worker.accept import Acceptor
 from graceserve.worker.boot import boot
 from graceserve.worker.draining import Draining
-from graceserve.worker.environ import constants
+from graceserve.worker.environ import Environs, constants
+from graceserve.worker.filewrapper import FileWrapper
+from graceserve.worker.forwarded import Trust
+from graceserve.worker.http.heads import heads
+from graceserve.worker.http.port import Limits
+from graceserve.worker.patience import NEVER_S, Patience
+from graceserve.worker.preface import Expected
+from graceserve.worker.proxyproto import Mode
 from graceserve.worker.serve import Service, Worker
 from graceserve.worker.signals import obey, obey_no_more, quit_now
+from graceserve.worker.tls import context
 
+UNLIMITED_HEAD_BYTES = 16 << 20  # `--limit-request-line 0` and the like
 SPARE_FDS = 64  # for the app's own files and sockets, of those that RLIMIT_NOFILE allows
-FILE_BLOCK_BYTES = 65_536  # of wsgi.file_wrapper, where the app names no size
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +62,29 @@ def run(post: Post, channel: Channel, inbox: Channel, listeners: list[tuple[str,
         worker=post.worker,
     )
     draining = Draining()
-    constant = constants(settings.threads, post.generation, draining, sys.stderr, FileWrapper)
+    environs = environs_of(settings, constants(settings.threads, post.generation, draining, sys.stderr, FileWrapper))
     try:
-        booted = boot(settings.app, post.app, settings.warmup, constant)
+        tls = context(settings)
+        parser = heads(settings.http)
+        booted = boot(settings.app, post.app, settings.warmup, environs)
     except AppError as error:
         channel.send(WorkerFailed(error.reason, tail(error.detail)))
         obey_no_more()
         return 1
     obey(quit_now)  # the app may have set handlers of its own
-    service = Service(booted.app, constant, settings, connections_max(settings), draining, log)
+    service = Service(
+        app=booted.app,
+        environs=environs,
+        heads=parser,
+        limits=limits_of(settings),
+        patience=patience_of(settings),
+        settings=settings,
+        connections_max=connections_max(settings),
+        draining=draining,
+        log=log,
+        expected=expected_of(settings),
+        tls=tls,
+    )
     worker = Worker(service, channel, Acceptor(listeners, inbox, log))
     if not channel.send(WorkerReady(booted.import_s, booted.warmup_s)):
         return 1  # the master is gone
@@ -79,14 +100,41 @@ def connections_max(settings: Settings) -> int:
     return max(1, min(settings.worker_connections, allowed))
 
 
-class FileWrapper(Iterable[bytes]):
-    """`wsgi.file_wrapper` (PEP 3333, "Optional Platform-Specific File Handling"): the file in blocks."""
+def environs_of(settings: Settings, constant: dict[str, Any]) -> Environs:
+    """Environs for these settings."""
+    believed = frozenset(filter(None, settings.forwarded_headers.split(",")))
+    trust = Trust.of(settings.forwarded_allow_ips)
+    return Environs(constant, trust, believed, os.environ.get("SCRIPT_NAME", ""))
 
-    def __init__(self, file: IO[bytes], block_bytes: int = FILE_BLOCK_BYTES) -> None:
-        self.file = file
-        self.block_bytes = block_bytes
-        if hasattr(file, "close"):
-            self.close = file.close
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(lambda: self.file.read(self.block_bytes), b"")
+def limits_of(settings: Settings) -> Limits:
+    """What a request may measure. Where a line is unlimited, the head as a whole still is not."""
+    line = settings.limit_request_line or UNLIMITED_HEAD_BYTES
+    field = settings.limit_request_field_size or UNLIMITED_HEAD_BYTES
+    return Limits(
+        line_bytes_max=line,
+        head_bytes_max=min(max(Limits().head_bytes_max, line + 2 * field), UNLIMITED_HEAD_BYTES),
+        fields_max=settings.limit_request_fields or sys.maxsize,
+        field_bytes_max=field,
+        body_bytes_max=settings.limit_request_body or sys.maxsize,
+        header_map=settings.header_map,
+    )
+
+
+def patience_of(settings: Settings) -> Patience:
+    """How long a client may take; 0 is for ever."""
+    return Patience(
+        keep_alive_s=settings.keep_alive,
+        head_s=settings.head_timeout or NEVER_S,
+        body_s=settings.body_timeout or NEVER_S,
+        write_s=settings.write_timeout or NEVER_S,
+        body_bytes_max=settings.limit_request_body or sys.maxsize,
+    )
+
+
+def expected_of(settings: Settings) -> Expected | None:
+    """Who sends the PROXY protocol."""
+    if settings.proxy_protocol == "off":
+        return None
+    within_s = settings.head_timeout or NEVER_S
+    return Expected(Mode(settings.proxy_protocol), Trust.of(settings.proxy_allow_ips), within_s)

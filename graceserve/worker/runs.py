@@ -6,23 +6,25 @@ before. Each request runs in a context of its own, so that context variables don
 
 import asyncio
 import threading
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import Protocol
 
+from graceserve.worker.filewrapper import FilePart
 from graceserve.worker.pool import Pool
-from graceserve.worker.wsgi import ClientGone, Exchange
+from graceserve.worker.wsgi import ClientGone, Exchange, Outcome
 
 PIECES_A_TURN = 16  # of an endless response, before other connections get theirs
 AHEAD_BYTES_MAX = 256 * 1024  # that an app thread may be ahead of its client
 WRITE_AHEAD_BYTES_MAX = 64 * 1024 * 1024  # for write() on the loop thread, which must not wait for the client
 
+Begin = Callable[[Callable[[bytes], None]], Exchange]  # makes the exchange, given where write() goes
+
 
 class Client(Protocol):
     """The connection, as a run sees it. For the loop thread only."""
 
-    @property
-    def full(self) -> bool:
-        """Whether the client is slow: send no more until `Run.resume`."""
+    full: bool  # the client is slow: send no more until `Run.resume`
 
     @property
     def gone(self) -> bool:
@@ -34,6 +36,9 @@ class Client(Protocol):
 
     def send(self, data: bytes) -> None:
         """Buffer a piece for the client. A no-op when nobody reads."""
+
+    def send_file(self, part: FilePart) -> None:
+        """Send it from its file, behind what is buffered. `full` until that is done."""
 
     def finished(self, exchange: Exchange) -> None:
         """The exchange has ended, and its iterable is closed."""
@@ -57,13 +62,12 @@ class InlineRun:
 
     __slots__ = ("_client", "_context", "_exchange", "_loop", "_scheduled")
 
-    def __init__(self, client: Client, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, client: Client, begin: Begin, loop: asyncio.AbstractEventLoop) -> None:
         self._client = client
-        self._exchange: Exchange | None = exchange
+        self._exchange: Exchange | None = begin(self._emit)
         self._loop = loop
         self._context = copy_context()
         self._scheduled = False
-        exchange.set_emit(self._emit)
 
     def start(self) -> None:
         """See `Run`."""
@@ -77,65 +81,79 @@ class InlineRun:
 
     def abandon(self) -> None:
         """See `Run`."""
-        self._end()
+        exchange = self._exchange
+        if exchange is not None:
+            self._in_the_app(exchange.close)
+            self._end(exchange)
 
     def _pump(self) -> None:
         self._scheduled = False
+        exchange = self._exchange
+        if exchange is not None and not self._client.full:
+            if self._in_the_app(self._turn):
+                self._end(exchange)
+            elif not self._client.full:
+                self.resume()
+
+    def _in_the_app(self, call: Callable[[], bool | None]) -> bool | None:
+        """The app must not see a loop in its thread: Django's ORM and asyncio.run() would refuse to work."""
+        asyncio._set_running_loop(None)
+        try:
+            return self._context.run(call)
+        finally:
+            asyncio._set_running_loop(self._loop)
+
+    def _turn(self) -> bool:
+        """Some pieces; whether that was all."""
         exchange, client = self._exchange, self._client
+        assert exchange is not None
         for _ in range(PIECES_A_TURN):
-            if exchange is None or client.full:
-                return
-            # The app must not see a loop in its thread: Django's ORM and asyncio.run() would refuse to work.
-            asyncio._set_running_loop(None)
-            try:
-                piece = self._context.run(exchange.pull)
-            finally:
-                asyncio._set_running_loop(self._loop)
-            if piece is None or client.gone:
-                self._end()
-                return
-            client.send(piece)
-        self.resume()
+            piece = exchange.pull()
+            if type(piece) is bytes:
+                client.send(piece)
+            elif piece is not None:
+                client.send_file(piece)  # type: ignore[arg-type]  # `type` does not narrow the rest
+            if exchange.outcome is not Outcome.OPEN or piece is None or client.gone:
+                exchange.close()
+                return True
+            if client.full:
+                return False
+        return False
 
     def _emit(self, piece: bytes) -> None:
         if self._client.gone or self._client.unsent_bytes > WRITE_AHEAD_BYTES_MAX:
             raise ClientGone("the client does not read what the app writes")
         self._client.send(piece)
 
-    def _end(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is None:
-            return
-        asyncio._set_running_loop(None)
-        try:
-            self._context.run(exchange.close)
-        finally:
-            asyncio._set_running_loop(self._loop)
+    def _end(self, exchange: Exchange) -> None:
+        self._exchange = None
         self._client.finished(exchange)
 
 
 class ThreadRun:
     """On one of the pool's threads."""
 
-    __slots__ = ("_abandoned", "_ahead", "_client", "_exchange", "_in_transport", "_loop", "_pool", "_room")
+    __slots__ = (
+        "_abandoned", "_ahead", "_client", "_context", "_exchange", "_file", "_in_transport", "_loop", "_pool", "_room",
+    )  # fmt: skip
 
-    def __init__(self, client: Client, exchange: Exchange, loop: asyncio.AbstractEventLoop, pool: Pool) -> None:
+    def __init__(self, client: Client, begin: Begin, loop: asyncio.AbstractEventLoop, pool: Pool) -> None:
         self._client = client
-        self._exchange = exchange
+        self._exchange = begin(self._emit)
         self._loop = loop
         self._pool = pool
+        self._context = copy_context()
+        self._file: FilePart | None = None
         self._room = threading.Condition()  # guards the next two
         self._ahead = 0  # bytes given to the loop that the client's transport has not passed on
         self._abandoned = False
         self._in_transport = 0  # of those, how many the transport has; loop thread only
-        exchange.set_emit(self._emit)
 
     # --- loop thread
 
     def start(self) -> None:
         """See `Run`."""
-        context = copy_context()
-        self._pool.submit(lambda: context.run(self._work))
+        self._pool.submit(self._work)
 
     def resume(self) -> None:
         """See `Run`."""
@@ -143,18 +161,33 @@ class ThreadRun:
             self._ahead -= self._in_transport
             self._room.notify_all()
         self._in_transport = 0
+        self._after_file()
 
     def abandon(self) -> None:
         """See `Run`."""
         with self._room:
             self._abandoned = True
             self._room.notify_all()
+        self._after_file()
 
     def _send(self, piece: bytes) -> None:
         self._in_transport += len(piece)
         self._client.send(piece)
         if not self._client.full:
             self.resume()
+
+    def _send_file(self, part: FilePart) -> None:
+        """No thread waits for a file's reader: it is asked for again when that is done."""
+        self._pool.ended()
+        self._file = part
+        self._client.send_file(part)
+        if not self._client.full:
+            self._after_file()
+
+    def _after_file(self) -> None:
+        if self._file is not None:
+            self._file = None
+            self._pool.submit(self._work)
 
     def _ended(self) -> None:
         self._pool.ended()
@@ -163,14 +196,33 @@ class ThreadRun:
     # --- app thread
 
     def _work(self) -> None:
-        while (piece := self._exchange.pull()) is not None:
-            if not self._put(piece):
+        self._context.run(self._turns)
+
+    def _turns(self) -> None:
+        exchange = self._exchange
+        while not self._abandoned and (piece := exchange.pull()) is not None:
+            if type(piece) is FilePart:
+                self._tell(lambda part=piece: self._send_file(part))  # type: ignore[misc]
+                return
+            if exchange.outcome is not Outcome.OPEN:
+                exchange.close()
+                self._tell(lambda last=piece: self._send_last(last))  # type: ignore[misc]
+                return
+            if not self._put(piece):  # type: ignore[arg-type]
                 break
-        self._exchange.close()
+        exchange.close()
+        self._tell(self._ended)
+
+    def _send_last(self, piece: bytes) -> None:
+        self._client.send(piece)
+        self._ended()
+
+    def _tell(self, what: Callable[[], None]) -> bool:
         try:
-            self._loop.call_soon_threadsafe(self._ended)
+            self._loop.call_soon_threadsafe(what)
         except RuntimeError:  # the loop is closed: the process is at its end
-            pass
+            return False
+        return True
 
     def _put(self, piece: bytes) -> bool:
         """Whether anybody still reads. Waits while the client is slow; its death, or the write timeout, ends that."""
@@ -179,11 +231,7 @@ class ThreadRun:
             if self._abandoned:
                 return False
             self._ahead += len(piece)
-        try:
-            self._loop.call_soon_threadsafe(self._send, piece)
-        except RuntimeError:
-            return False
-        return True
+        return self._tell(lambda: self._send(piece))
 
     def _emit(self, piece: bytes) -> None:
         if not self._put(piece):

@@ -6,6 +6,10 @@ by system calls, and leaves the rest to the loop.
 """
 
 import asyncio
+import io
+import ssl
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,21 +22,29 @@ from graceserve.template.load import WSGIApplication
 from graceserve.wire import messages as m
 from graceserve.wire.channel import Channel, close_all
 from graceserve.worker.accept import Acceptor
-from graceserve.worker.connection import Connection, Patience, Request
+from graceserve.worker.connection import Connection
 from graceserve.worker.draining import Draining
-from graceserve.worker.environ import environ
+from graceserve.worker.environ import Environs
+from graceserve.worker.filesend import FileSender
+from graceserve.worker.filewrapper import FilePart
 from graceserve.worker.guard import Guard
 from graceserve.worker.handoff import Arrival, hand_over
-from graceserve.worker.http.h11_port import H11Parser
-from graceserve.worker.http.port import Limits, Parser
-from graceserve.worker.lifecycle import Fate, Input, Order, State, Terms, Way, step
+from graceserve.worker.http.policy import Admitted
+from graceserve.worker.http.port import Heads, Limits
+from graceserve.worker.http.reader import Reader
+from graceserve.worker.lifecycle import STOP_LINGER_S, Fate, Input, Order, State, Terms, Way, step
+from graceserve.worker.patience import Patience
 from graceserve.worker.pool import Pool
+from graceserve.worker.preface import Expected, Preface
 from graceserve.worker.runs import InlineRun, Run, ThreadRun
 from graceserve.worker.signals import obey, obey_no_more
-from graceserve.worker.wsgi import Exchange
+from graceserve.worker.spool import Spool
+from graceserve.worker.wsgi import Exchange, Gateway
 
 SWEEP_S = 1.0  # how often time limits are looked at, while there are connections
+SWEEP_SLICE = 500  # connections looked at in one go: about half a millisecond
 DRAIN_SWEEP_S = 0.05  # the same in a drain, where idle connections are handed over or closed
+HANDSHAKE_S_MAX = 3600.0  # of `--head-timeout 0`
 EXHAUSTED_S = 1.0  # no accepting for this long when descriptors or memory ran out
 ANSWER_S = 1.0  # for the master to answer a SIGTERM by hand: at a stop there is a queue to be emptied first
 RETRY_S = 0.05  # when the master's end of the channel is full
@@ -44,11 +56,17 @@ class Service:
     """What there is to serve, and how."""
 
     app: WSGIApplication
-    constants: dict[str, Any]  # of each environ
+    environs: Environs
+    heads: Heads
+    limits: Limits
+    patience: Patience
     settings: Settings
     connections_max: int
     draining: Draining
     log: Log
+    expected: Expected | None = None  # the PROXY protocol
+    tls: ssl.SSLContext | None = None
+    access: Any = None
 
 
 class Worker:
@@ -64,6 +82,7 @@ class Worker:
         grace_s = service.settings.graceful_timeout
         self._guard = Guard(channel.fileno(), grace_s, self._close_listeners, self._tell_stuck)
         self._life = State.READY
+        self.draining = False  # there are terms
         self._terms: Terms | None = None
         self._terms_own = False  # a SIGTERM by hand: the master has not answered yet
         self._successor: Channel | None = None
@@ -71,11 +90,14 @@ class Worker:
         self._leaving_said = False
         self._orphan = False  # the master is gone
         self._sweep: asyncio.TimerHandle | None = None
+        self._unswept: list[Connection] = []
+        self._prefaces: set[Preface] = set()
         self._arriving: set[asyncio.Task[Any]] = set()
         self._connections: set[Connection] = set()
         self._requests = 0
-        self.limits = Limits()
-        self.patience = Patience(service.settings.keep_alive)
+        self._gateway = Gateway(service.app, service.log, self._announces_close)
+        self._secure_gateway = Gateway(service.app, service.log, self._is_draining)  # TLS can't be handed over
+        self.patience = service.patience
 
     def run(self) -> None:
         """Serve until the end. The master has been told `WorkerReady`."""
@@ -102,7 +124,7 @@ class Worker:
     def _after_term(self) -> None:
         self._on_channel()  # by order, the terms are there already
         if self._terms is None:  # by hand: the master answers `Leaving` with them
-            self._terms = Terms(Way.LINGER, self.now(), self.now() + self._service.settings.graceful_timeout)
+            self._set_terms(Way.LINGER, self._service.settings.graceful_timeout)
             self._terms_own = True
             self._loop.call_later(ANSWER_S, self._on_no_answer)
         self._take(Input.TERM)
@@ -139,6 +161,8 @@ class Worker:
                 self._channel.send(m.Pong(self._requests, len(self._connections), busy))  # the next one comes soon
             case m.Reopen():
                 self._log.reopen()
+                if self._service.access is not None:
+                    self._service.access.reopen()
             case _:
                 self._log.warning("worker-ignored", message=type(message).__name__, name=getattr(message, "name", ""))
         close_all(fds)
@@ -150,13 +174,23 @@ class Worker:
         self._successor = Channel.of_fd(fds[0]) if fds else None
         self._inbox_takes = True
         way = Way.STOP if stop else Way.HAND_OVER if self._successor is not None else Way.LINGER
-        self._terms = Terms(way, self.now(), self.now() + grace_s)
-        self._terms_own = False
+        self._set_terms(way, grace_s)
         if stop and not self._acceptor.closed and self._life in (State.ACCEPTING, State.DRAINING):
             for arrival in self._acceptor.rest():
                 self._adopt(arrival)
         self._acceptor.close()
         self._take(Input.DRAIN)
+
+    def _set_terms(self, way: Way, grace_s: float) -> None:
+        self._terms = Terms(way, self.now(), self.now() + grace_s)
+        self._terms_own = False
+        self.draining = True
+        self._loop.call_later(STOP_LINGER_S, self._drop_prefaces)
+
+    def _drop_prefaces(self) -> None:
+        """Of a connection whose PROXY header has not come by now no request will."""
+        for preface in tuple(self._prefaces):
+            preface.give_up()
 
     def _on_master_gone(self) -> None:
         self._orphan = True
@@ -165,8 +199,7 @@ class Worker:
         now = f"accepts no more, finishes its requests within {grace_s:g} s, then exits" if serving else "exits"
         self._log.warning("master-gone", now=now, connections=len(self._connections))
         self._loop.remove_reader(self._channel.fileno())
-        self._terms = Terms(Way.STOP, self.now(), self.now() + grace_s)
-        self._terms_own = False
+        self._set_terms(Way.STOP, grace_s)
         self._close_listeners()  # the next master wants to bind
         self._take(Input.MASTER_GONE)
 
@@ -240,7 +273,7 @@ class Worker:
 
     def _may_begin(self) -> bool:
         """Whether a new connection's request would be served at once."""
-        held = len(self._connections) + len(self._arriving)
+        held = len(self._connections) + len(self._arriving) + len(self._prefaces)
         return held < self._service.connections_max and not (self._pool is not None and self._pool.saturated)
 
     def _resume_accepting(self) -> None:
@@ -248,15 +281,44 @@ class Worker:
             self._acceptor.resume()
 
     def _adopt(self, arrival: Arrival) -> None:
+        expected = self._service.expected
+        if expected is None or not arrival.fresh or not expected.of.covers(arrival.route.peer.address):
+            self._open(arrival)
+            return
+        preface = Preface(self._loop, arrival, expected, self._on_preface)
+        self._prefaces.add(preface)
+        preface.start()
+
+    def _on_preface(self, preface: Preface, arrival: Arrival | None) -> None:
+        self._prefaces.discard(preface)
+        if arrival is not None:
+            self._open(arrival)
+            return
+        peer = preface.peer.address or "unix"
+        self._log.warning("proxy-protocol-refused", peer=peer, reason=preface.problem)
+        self._resume_accepting()
+        self._end_if_empty()
+
+    def _open(self, arrival: Arrival) -> None:
+        tls = self._service.tls if arrival.fresh else None
+        arrival.route.secure = tls is not None
+        self._service.environs.welcome(arrival.route)
         connection = Connection(self, arrival.sock, arrival.route, arrival.requests)
-        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: connection, arrival.sock))
+        handshake_s = min(self.patience.head_s, HANDSHAKE_S_MAX) if tls is not None else None
+        opening = self._loop.connect_accepted_socket(
+            lambda: connection, arrival.sock, ssl=tls, ssl_handshake_timeout=handshake_s
+        )
+        task = self._loop.create_task(opening)
         self._arriving.add(task)
         task.add_done_callback(self._arrived)
 
     def _arrived(self, task: asyncio.Task[Any]) -> None:
         self._arriving.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._log.warning("connection-lost-on-arrival", reason=repr(task.exception()))
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, (ssl.SSLError, ConnectionError, TimeoutError)):  # a scanner, or a client without TLS
+            self._log.debug("handshake-failed", reason=str(error))
+        elif error is not None:
+            self._log.warning("connection-lost-on-arrival", reason=repr(error))
         self._resume_accepting()  # until now an opened one counted twice
         self._end_if_empty()
 
@@ -271,17 +333,18 @@ class Worker:
 
     def _part_with(self, connection: Connection) -> None:
         """What becomes of an idle connection in a drain."""
-        if self._terms is None or not connection.can_move():
+        if self._terms is None or not connection.at_rest:
             return
         match self._terms.fate(connection.since, self.now()):
-            case Fate.HAND_OVER if self._successor is not None:
+            case Fate.HAND_OVER if self._successor is not None and not connection.route.secure:
                 self._inbox_takes = hand_over(connection, self._successor)
             case Fate.CLOSE:
                 connection.close_idle()
 
     def _end_if_empty(self) -> None:
         busy = self._pool is not None and self._pool.busy > 0  # also for clients that have gone
-        if self._life is State.DRAINING and not (self._connections or self._arriving or busy or self._terms_own):
+        held = self._connections or self._arriving or self._prefaces
+        if self._life is State.DRAINING and not (held or busy or self._terms_own):
             self._take(Input.EMPTY)
 
     # --- time limits
@@ -292,14 +355,20 @@ class Worker:
             self._sweep.cancel()
             self._sweep = None
         if self._sweep is None and self._connections:
-            period_s = DRAIN_SWEEP_S if self._life is State.DRAINING else SWEEP_S
+            many = max(1.0, len(self._connections) / SWEEP_SLICE)
+            period_s = DRAIN_SWEEP_S if self._life is State.DRAINING else SWEEP_S / many
             self._sweep = self._loop.call_later(period_s, self._on_sweep)
 
     def _on_sweep(self) -> None:
+        """Look at the time limits of all connections, of many in slices, so that requests do not wait for it."""
         self._sweep = None
         now = self.now()
-        self._inbox_takes = True
-        for connection in tuple(self._connections):
+        if not self._unswept or self._life is State.DRAINING:
+            self._unswept = list(self._connections)
+            self._inbox_takes = True
+        size = len(self._unswept) if self._life is State.DRAINING else SWEEP_SLICE
+        some, self._unswept = self._unswept[:size], self._unswept[size:]
+        for connection in some:
             connection.check(now)
             if self._inbox_takes:
                 self._part_with(connection)
@@ -311,9 +380,9 @@ class Worker:
         """See `Home`."""
         return self._loop.time()
 
-    def parser(self) -> Parser:
+    def reader(self) -> Reader:
         """See `Home`."""
-        return H11Parser(self.limits)
+        return Reader(self._service.heads, self._service.limits)
 
     def opened(self, connection: Connection) -> None:
         """See `Home`."""
@@ -322,20 +391,26 @@ class Worker:
             self._arm_sweep()
         self._part_with(connection)
 
-    def begin(self, connection: Connection, request: Request) -> Run:
+    def begin(self, connection: Connection, request: Admitted, spool: Spool | None) -> Run:
         """See `Home`."""
         self._requests += 1
-        service, admitted = self._service, request.admitted
-        body = request.spool.rewound()
-        made = environ(admitted, body, request.spool.size_bytes, connection.route, service.constants)
-        exchange = Exchange(
-            service.app, made, self._log, keep_alive=admitted.keep_alive, close_now=self._announces_close
-        )
+        route = connection.route
+        body, body_bytes = (io.BytesIO(), 0) if spool is None else (spool.rewound(), spool.size_bytes)
+        environ = self._service.environs.make(request, body, body_bytes, route)
+        gateway = self._secure_gateway if route.secure else self._gateway
+
+        def exchange(emit: Callable[[bytes], None]) -> Exchange:
+            return Exchange(gateway, request, environ, emit, sends_files=not route.secure)
+
         if self._pool is not None:
             return ThreadRun(connection, exchange, self._loop, self._pool)
         return InlineRun(connection, exchange, self._loop)
 
-    def served(self, connection: Connection) -> None:
+    def send_file(self, connection: Connection, part: FilePart) -> FileSender:
+        """See `Home`."""
+        return FileSender(self._loop, connection.sock, part, connection.file_sent)
+
+    def served(self, connection: Connection, exchange: Exchange) -> None:
         """See `Home`."""
         if self._pool is not None:
             self._resume_accepting()
@@ -358,6 +433,10 @@ class Worker:
     def soon(self, connection: Connection) -> None:
         """See `Home`."""
         self._loop.call_soon(connection.advance)
+
+    def _is_draining(self) -> bool:
+        """Asked on app threads, too."""
+        return self.draining
 
     def _announces_close(self) -> bool:
         """Asked on app threads, too."""

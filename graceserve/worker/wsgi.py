@@ -7,6 +7,7 @@ thread, as fast as the client takes them; the first piece begins with the head. 
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -14,19 +15,25 @@ from typing import Any, TypeAlias
 from graceserve.logs import Log
 from graceserve.template.load import WSGIApplication, stack
 from graceserve.wire.messages import tail
+from graceserve.worker.filewrapper import FilePart, FileWrapper, part_of
+from graceserve.worker.http.policy import Admitted
 from graceserve.worker.http.response import (
+    NO_BODY,
     Framing,
     Header,
-    check_headers,
+    Written,
     check_status,
-    content_length,
-    has_no_body,
+    early_hints,
     http_date,
     plain,
     render,
+    without_length,
+    write,
 )
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
+Piece: TypeAlias = bytes | FilePart
+_NOTHING = Written("", 0, None)
 
 
 class ClientGone(ConnectionError):
@@ -41,42 +48,48 @@ class Outcome(Enum):
     BROKEN = "broken"  # it has a part: only the end of the connection can tell it so
 
 
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What all exchanges of a worker have in common. `close_now` is asked when a head is made."""
+
+    app: WSGIApplication
+    log: Log
+    close_now: Callable[[], bool]
+
+
 class Exchange:
     """A request and its response. Only one thread at a time uses it."""
 
-    __slots__ = (
-        "_app", "_close_now", "_closed", "_emit", "_environ", "_framing", "_head_sent", "_headers", "_http10",
-        "_is_head", "_iterator", "_left", "_log", "_result", "_status", "_whole_bytes", "keep_alive", "outcome",
-    )  # fmt: skip
+    # No __slots__: what most exchanges never change are defaults of the class, which makes one a third cheaper.
+    outcome = Outcome.OPEN
+    status_line = ""  # "404 Not Found"; empty until start_response
+    headers: list[Header] = []  # noqa: RUF012  # the app's own list; never changed here
+    body_bytes = 0  # of the response's body so far
+    _written = _NOTHING
+    _head_sent = False
+    _framing = Framing.NONE
+    _left: int | None = None  # bytes that Content-Length still promises
+    _result: Iterable[bytes] | None = None
+    _iterator: Iterator[bytes] | None = None
+    _file: FilePart | None = None
+    _closed = False
 
     def __init__(
-        self,
-        app: WSGIApplication,
-        environ: dict[str, Any],
-        log: Log,
-        *,
-        keep_alive: bool,
-        close_now: Callable[[], bool],
-    ) -> None:
-        """`keep_alive`: the client allows it. `close_now`: asked when the head is made."""
-        self._app = app
-        self._environ = environ
-        self._log = log
-        self.keep_alive = keep_alive
-        self._close_now = close_now
-        self._emit: Callable[[bytes], None] = _refuse_write
-        self._http10 = environ["SERVER_PROTOCOL"] == "HTTP/1.0"
-        self._is_head = environ["REQUEST_METHOD"] == "HEAD"
-        self._status = ""  # empty until start_response
-        self._headers: list[Header] = []
-        self._head_sent = False
-        self._framing = Framing.NONE
-        self._left: int | None = None  # bytes that Content-Length still promises
-        self._whole_bytes: int | None = None  # of a body that is known as a whole
-        self._result: Iterable[bytes] | None = None
-        self._iterator: Iterator[bytes] | None = None
-        self._closed = False
-        self.outcome = Outcome.OPEN
+        self, gateway: Gateway, request: Admitted, environ: dict[str, Any], emit: Callable[[bytes], None],
+        *, sends_files: bool = False,
+    ) -> None:  # fmt: skip
+        """`emit` is where the pieces of an app that calls `write()` go; it raises `ClientGone` when nobody reads.
+
+        `sends_files`: whether `pull` may give a `FilePart`.
+        """
+        self._gateway = gateway
+        self.request = request
+        self.environ = environ
+        self.keep_alive = request.keep_alive
+        self._emit = emit
+        self._sends_files = sends_files
+        if request.protocol == "HTTP/1.1":  # RFC 9110 15.2: no 1xx to older clients
+            environ["wsgi.early_hints"] = self._hint
 
     @property
     def ends_by_close(self) -> bool:
@@ -86,21 +99,17 @@ class Exchange:
     @property
     def status(self) -> int:
         """What the client is told, 0 before that is known."""
-        return int(self._status[:3]) if self._status else 0
+        return int(self.status_line[:3]) if self.status_line else 0
 
-    @property
-    def status_line(self) -> str:
-        """`status` with its reason, as "404 Not Found"."""
-        return self._status
+    def pull(self) -> Piece | None:
+        """The next piece, None at the end (and the last one may be known by its `outcome`). Calls the app at first.
 
-    def set_emit(self, emit: Callable[[bytes], None]) -> None:
-        """Where the pieces of an app that calls `write()` go. Raises `ClientGone` when nobody reads."""
-        self._emit = emit
-
-    def pull(self) -> bytes | None:
-        """The next piece, None at the end. Calls the app at first. Never raises."""
+        Never raises.
+        """
+        if self.outcome is not Outcome.OPEN:
+            return None
         try:
-            return self._next()
+            return self._call() if self._result is None else self._next()
         except BaseException as error:  # SystemExit, too: an app must not end its server
             return self._failed(error)
 
@@ -109,14 +118,16 @@ class Exchange:
         if self._closed:
             return
         self._closed = True
-        self._iterator = None
+        result, self._result, self._iterator = self._result, None, None
+        self.environ.pop("wsgi.early_hints", None)  # a cycle otherwise
+        if type(result) is list:
+            return
         try:
-            close = getattr(self._result, "close", None)
+            close = getattr(result, "close", None)
             if close is not None:
                 close()
         except BaseException as error:
             self._log_error("app-close-error", error)
-        self._result = None
 
     # --- the app's side
 
@@ -130,110 +141,162 @@ class Exchange:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # a cycle through the frame otherwise
-        elif self._status:
+        elif self.status_line:
             raise RuntimeError("start_response was called twice, without exc_info")
         status = check_status(status)
-        check_headers(headers)
-        self._left = content_length(headers)
-        self._status, self._headers = status, headers
+        self._written = write(headers)
+        self._left = self._written.length
+        self.status_line, self.headers = status, headers
         return self._write
 
     def _write(self, data: bytes) -> None:
         self._emit(self._framed(_bytes(data)))
 
+    def _hint(self, headers: list[Header]) -> None:
+        """`wsgi.early_hints` (as gunicorn's): a 103 response in front of the one to come. RFC 8297."""
+        if not self._head_sent:
+            self._emit(early_hints(headers))
+
     # --- pieces
 
-    def _next(self) -> bytes | None:
-        if self.outcome is not Outcome.OPEN:
-            return None
-        if self._iterator is None:
-            self._call()
+    def _call(self) -> Piece | None:
+        result = self._gateway.app(self.environ, self.start_response)
+        self._result = result
+        if type(result) is list or type(result) is tuple:
+            return self._whole(result[0] if len(result) == 1 else b"".join(result))
+        if type(result) is FileWrapper and self._sends_files and not self._head_sent and not self._has_no_body():
+            part = part_of(result)
+            if part is not None:
+                return self._file_head(part)
+        self._iterator = iter(result)
+        return self._next()
+
+    def _whole(self, data: bytes) -> Piece | None:
+        """A body that is known as a whole, and so is all of the response (unless its length is a lie)."""
+        if type(data) is not bytes:
+            data = _bytes(data)
+        if self._left is None and not self._head_sent and not self._has_no_body():
+            self._left = len(data)
+            head = self._head(f"Content-Length: {len(data)}\r\n")
+        elif self._left == len(data) and not self._head_sent and not self._has_no_body():
+            head = self._head("")
+        else:
+            self._iterator = iter((data,))
+            return self._next()
+        self._framing, self._left = Framing.LENGTH, 0
+        self.body_bytes = len(data)
+        self.outcome = Outcome.COMPLETE
+        return head + data
+
+    def _next(self) -> Piece | None:
+        if self._file is not None:
+            return self._file_next(self._file)
         assert self._iterator is not None
         for item in self._iterator:
-            data = _bytes(item)
+            data = item if type(item) is bytes else _bytes(item)
             if data and not self._has_no_body():
                 return self._framed(data)
-            if self._status and self._has_no_body():
+            if self.status_line and self._has_no_body():
                 break  # the head is all there is
         return self._end()
 
-    def _call(self) -> None:
-        result = self._app(self._environ, self.start_response)
-        self._result = result
-        if type(result) in (list, tuple) and not self._head_sent:
-            whole = b"".join(result)
-            self._whole_bytes = len(whole)
-            self._iterator = iter((whole,))
+    def _file_head(self, part: FilePart) -> bytes:
+        """The head in front of a file that the kernel sends, as much of it as was promised."""
+        if self._left is None:
+            self._left = part.left_bytes
+            own = f"Content-Length: {self._left}\r\n"
         else:
-            self._iterator = iter(result)
+            own, part.left_bytes = "", self._left
+        head = self._head(own)
+        self._framing = Framing.LENGTH
+        if not self._left:
+            self.outcome = Outcome.COMPLETE
+        self._file = part
+        return head
+
+    def _file_next(self, part: FilePart) -> FilePart | None:
+        if self._left:
+            self._left = 0
+            self.body_bytes = part.left_bytes
+            return part
+        self._left, self.body_bytes = part.left_bytes, self.body_bytes - part.left_bytes
+        self._end()
+        return None
 
     def _framed(self, data: bytes) -> bytes:
-        head = b"" if self._head_sent else self._head()
+        head = b"" if self._head_sent else self._head(self._choose_framing())
         if self._has_no_body():
             return head
         if self._framing is Framing.CHUNKED:
+            self.body_bytes += len(data)
             return b"%b%x\r\n%b\r\n" % (head, len(data), data) if data else head
         if self._framing is Framing.LENGTH:
             data = self._within_length(data)
+        self.body_bytes += len(data)
         return head + data if head else data
 
     def _within_length(self, data: bytes) -> bytes:
         assert self._left is not None
         if len(data) > self._left:
-            self._log.error("app-body-too-long", over_bytes=len(data) - self._left, **self._what())
+            self._gateway.log.error("app-body-too-long", over_bytes=len(data) - self._left, **self._what())
             data = data[: self._left]
             self.outcome = Outcome.COMPLETE  # the client has what it was promised
         self._left -= len(data)
         return data
 
-    def _head(self) -> bytes:
-        if not self._status:
+    def _head(self, own: str) -> bytes:
+        """`own` are the header lines that tell the framing."""
+        if not self.status_line:
             raise RuntimeError("the app gave its body before it called start_response")
-        own = self._choose_framing()
-        self.keep_alive = self.keep_alive and self._framing is not Framing.CLOSE and not self._close_now()
-        connection = self._connection()
-        if connection:
-            own.append(f"Connection: {connection}")
+        if self.keep_alive and self._gateway.close_now():
+            self.keep_alive = False
+        if not self.keep_alive:
+            own += "Connection: close\r\n"
+        elif self.request.protocol == "HTTP/1.0":
+            own += "Connection: keep-alive\r\n"
+        written = self._written
+        if written.length is not None and self.status_line.startswith("204"):
+            written = without_length(self.headers)
         self._head_sent = True
-        return render(self._status, self._headers, own, _date())
+        return render(self.status_line, written, own, _date())
 
-    def _choose_framing(self) -> list[str]:
+    def _choose_framing(self) -> str:
         """The header lines that tell it."""
         if self._has_no_body():
             self._framing = Framing.NONE
         elif self._left is not None:
             self._framing = Framing.LENGTH
-        elif self._whole_bytes is not None:
-            self._framing, self._left = Framing.LENGTH, self._whole_bytes
-            return [f"Content-Length: {self._left}"]
-        elif self._http10:
+        elif self.request.protocol == "HTTP/1.0":
             self._framing = Framing.CLOSE
+            self.keep_alive = False
         else:
             self._framing = Framing.CHUNKED
-            return ["Transfer-Encoding: chunked"]
-        return []
-
-    def _connection(self) -> str:
-        if not self.keep_alive:
-            return "close"
-        return "keep-alive" if self._http10 else ""
+            return "Transfer-Encoding: chunked\r\n"
+        return ""
 
     def _end(self) -> bytes | None:
         if not self._head_sent:
-            if not self._status:
-                raise RuntimeError("the app returned without calling start_response")
-            if self._left and not self._has_no_body():
-                raise RuntimeError(f"Content-Length promises {self._left} bytes, the body is empty")
-            self._whole_bytes = 0
-            head = self._head()
-            self.outcome = Outcome.COMPLETE
-            return head
+            return self._without_body()
         if self._framing is Framing.LENGTH and self._left:
-            self._log.error("app-body-too-short", missing_bytes=self._left, **self._what())
+            self._gateway.log.error("app-body-too-short", missing_bytes=self._left, **self._what())
             self.outcome = Outcome.BROKEN
             return None
         self.outcome = Outcome.COMPLETE
         return b"0\r\n\r\n" if self._framing is Framing.CHUNKED else None
+
+    def _without_body(self) -> bytes:
+        """A head is all there is."""
+        if not self.status_line:
+            raise RuntimeError("the app returned without calling start_response")
+        if self._has_no_body():
+            head = self._head("")
+        elif self._left:
+            raise RuntimeError(f"Content-Length promises {self._left} bytes, the body is empty")
+        else:
+            head = self._head("Content-Length: 0\r\n" if self._left is None else "")
+            self._framing = Framing.LENGTH
+        self.outcome = Outcome.COMPLETE
+        return head
 
     def _failed(self, error: BaseException) -> bytes | None:
         if isinstance(error, ClientGone):
@@ -244,22 +307,25 @@ class Exchange:
             self.outcome = Outcome.BROKEN
             return None
         self.outcome = Outcome.COMPLETE
-        self.keep_alive = self.keep_alive and not self._close_now()
-        self._head_sent, self._status = True, "500 Internal Server Error"
-        return plain(500, _date(), self._connection(), body=not self._is_head)
+        self._head_sent, self.status_line, self.headers = True, "500 Internal Server Error", []
+        if self._gateway.close_now():
+            self.keep_alive = False
+        http10 = self.request.protocol == "HTTP/1.0"
+        connection = ("keep-alive" if http10 else "") if self.keep_alive else "close"
+        return plain(500, _date(), connection, body=self.request.method != "HEAD")
 
     def _has_no_body(self) -> bool:
-        return self._is_head or (bool(self._status) and has_no_body(self._status))
+        return self.status_line[:3] in NO_BODY or self.request.method == "HEAD"
 
     def _what(self) -> dict[str, str]:
-        return {"method": self._environ.get("REQUEST_METHOD", ""), "path": self._environ.get("PATH_INFO", "")}
+        return {"method": self.request.method, "path": self.request.path}
 
     def _log_error(self, event: str, error: BaseException) -> None:
         try:
             name, detail = type(error).__name__, tail(stack(error))
         except BaseException:  # its __str__ or its very traceback fails: say at least that
             name, detail = "unprintable", ""
-        self._log.error(event, detail, error=name, **self._what())
+        self._gateway.log.error(event, detail, error=name, **self._what())
 
 
 def _bytes(item: object) -> bytes:
@@ -268,10 +334,6 @@ def _bytes(item: object) -> bytes:
     if isinstance(item, bytes | bytearray | memoryview):
         return bytes(item)
     raise TypeError(f"the body must be bytes, not {type(item).__name__}")
-
-
-def _refuse_write(data: bytes) -> None:
-    raise RuntimeError("write() outside of the app's call")
 
 
 def _date() -> str:

@@ -22,8 +22,10 @@ PURE = (
     "graceserve.paths", "graceserve.launch", "graceserve.release", "graceserve.envfile", "graceserve.status_text",
     "graceserve.wire.messages",
     *sorted(f"graceserve.fleet.{path.stem}" for path in (PACKAGE / "fleet").glob("[a-z]*.py")),
-    "graceserve.worker.lifecycle", "graceserve.worker.environ",
-    "graceserve.worker.http.policy", "graceserve.worker.http.port",
+    "graceserve.worker.lifecycle", "graceserve.worker.environ", "graceserve.worker.patience",
+    "graceserve.worker.forwarded", "graceserve.worker.proxyproto",
+    "graceserve.worker.http.policy", "graceserve.worker.http.port", "graceserve.worker.http.reader",
+    "graceserve.worker.http.chunked", "graceserve.worker.http.response",
 )  # fmt: skip
 ASKS_THE_SYSTEM = {
     "os", "socket", "time", "signal", "logging", "random", "asyncio", "threading", "subprocess", "select", "selectors",

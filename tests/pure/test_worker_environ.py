@@ -5,24 +5,36 @@ from typing import Any
 
 import pytest
 
-from graceserve.worker.environ import Peer, Route, Site, constants, environ
-from graceserve.worker.http.h11_port import H11Parser
-from graceserve.worker.http.policy import Admitted, admit
-from graceserve.worker.http.port import Head, Limits
+from graceserve.options import FORWARDED_HEADERS
+from graceserve.worker.environ import Environs, Peer, Route, Site, constants
+from graceserve.worker.forwarded import Trust
+from graceserve.worker.http.h11_port import H11Heads
+from graceserve.worker.http.policy import Admitted
+from graceserve.worker.http.port import Limits
+from graceserve.worker.http.reader import Reader
 
 TCP = Route(Site("127.0.0.1:8000", "127.0.0.1", "8000"), Peer("10.0.0.9", 1234))
 LOCAL = Route(TCP.site, Peer("127.0.0.1", 1234))
+SECURE = Route(TCP.site, Peer("10.0.0.9", 1234), secure=True)
 UNIX = Route(Site("unix:/run/a.sock"), Peer())
 
 
-def made(head: str, route: Route = TCP, body: bytes = b"", threads: int = 1) -> dict[str, Any]:
-    parser = H11Parser(Limits())
-    parser.receive(head.replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n")
-    event = parser.next_event()
-    assert isinstance(event, Head), event
-    request = admit(event, Limits())
+def made(
+    head: str,
+    route: Route = TCP,
+    body: bytes = b"",
+    threads: int = 1,
+    script_name: str = "",
+    believed: tuple[str, ...] = ("x-forwarded-for", "x-forwarded-proto"),
+) -> dict[str, Any]:
+    reader = Reader(H11Heads(), Limits())
+    reader.receive(head.replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n")
+    request = reader.next_event()
     assert isinstance(request, Admitted), request
-    return environ(request, BytesIO(body), len(body), route, constants(threads, 3, "draining", "errors", "wrapper"))
+    constant = constants(threads, 3, "draining", "errors", "wrapper")
+    environs = Environs(constant, Trust.of("127.0.0.1,::1,unix"), frozenset(believed), script_name)
+    environs.welcome(route)
+    return environs.make(request, BytesIO(body), len(body), route)
 
 
 def test_a_plain_request() -> None:
@@ -98,6 +110,7 @@ def test_the_target_s_host_replaces_the_header() -> None:
         (TCP, "X-Forwarded-Proto: https", "http"),  # anybody could say so
         (LOCAL, "X-Forwarded-Proto: http", "http"),
         (LOCAL, "X-Forwarded-Proto: https\nX-Forwarded-Proto: http", "http"),
+        (SECURE, "Accept: x", "https"),
         (LOCAL, "X_Forwarded_Proto: https", "http"),
         (LOCAL, "Accept: x", "http"),
     ],
@@ -125,3 +138,30 @@ def test_behind_a_unix_socket_the_client_names_the_server(head: str, server: tup
 
 def test_threads_are_told() -> None:
     assert made("GET / HTTP/1.0", threads=4)["wsgi.multithread"] is True
+
+
+def test_a_trusted_proxy_tells_the_client() -> None:
+    told = "GET / HTTP/1.1\nHost: a\nX-Forwarded-For: 9.9.9.9, 203.0.113.7"
+    environ = made(told, LOCAL)
+    assert environ["REMOTE_ADDR"] == "203.0.113.7" and "REMOTE_PORT" not in environ
+    assert made(told, UNIX)["REMOTE_ADDR"] == "203.0.113.7"
+    stranger = made(told, TCP)
+    assert (stranger["REMOTE_ADDR"], stranger["REMOTE_PORT"]) == ("10.0.0.9", "1234")
+
+
+def test_what_is_not_named_is_not_believed() -> None:
+    told = "GET /x HTTP/1.1\nHost: a:8\nX-Forwarded-Host: b\nX-Forwarded-Port: 444\nX-Forwarded-Prefix: /p"
+    environ = made(told, LOCAL)
+    assert (environ["HTTP_HOST"], environ["SERVER_PORT"], environ["SCRIPT_NAME"]) == ("a:8", "8000", "")
+    environ = made(told, LOCAL, believed=FORWARDED_HEADERS)
+    assert (environ["HTTP_HOST"], environ["SERVER_PORT"], environ["SCRIPT_NAME"]) == ("b:444", "444", "/p")
+    assert environ["PATH_INFO"] == "/x", "the proxy has taken the prefix off"
+
+
+@pytest.mark.parametrize(
+    ("path", "script_name", "path_info"),
+    [("/shop/x", "/shop", "/x"), ("/shop", "/shop", ""), ("/shopping", "", "/shopping"), ("/healthz", "", "/healthz")],
+)
+def test_an_app_below_a_prefix(path: str, script_name: str, path_info: str) -> None:
+    environ = made(f"GET {path} HTTP/1.1\nHost: a", script_name="/shop")
+    assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == (script_name, path_info)

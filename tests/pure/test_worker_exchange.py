@@ -12,11 +12,12 @@ from wsgiref.validate import validator
 import pytest
 
 from graceserve.logs import Log
-from graceserve.worker.environ import Peer, Route, Site, constants, environ
+from graceserve.worker.environ import Environs, Peer, Route, Site, constants
+from graceserve.worker.filewrapper import FilePart, FileWrapper
+from graceserve.worker.forwarded import Trust
 from graceserve.worker.http.policy import Admitted, Body
 from graceserve.worker.http.response import http_date
-from graceserve.worker.main import FileWrapper
-from graceserve.worker.wsgi import ClientGone, Exchange, Outcome
+from graceserve.worker.wsgi import ClientGone, Exchange, Gateway, Outcome
 
 TEXT = [("Content-Type", "text/plain")]
 Start = Callable[..., Callable[[bytes], None]]
@@ -30,15 +31,20 @@ class Run:
         self, app: App, *, method: str = "GET", http10: bool = False, keep_alive: bool = True, closing: bool = False
     ) -> None:
         reader, writer = os.pipe()
-        request = Admitted(
-            method.encode(), b"/p", b"/p", b"", b"1.0" if http10 else b"1.1", [], b"h", keep_alive, False, Body.NONE, 0
-        )
-        constant = constants(1, 1, None, sys.stderr, FileWrapper)
-        made = environ(request, BytesIO(), 0, Route(Site("s", "h", "1"), Peer("p")), constant)
-        self.exchange = Exchange(app, made, Log(writer), keep_alive=keep_alive, close_now=lambda: closing)
+        protocol = "HTTP/1.0" if http10 else "HTTP/1.1"
+        request = Admitted(method, "/p", "/p", "", protocol, {"HTTP_HOST": "h"}, keep_alive, False, Body.NONE, 0)
+        environs = Environs(constants(1, 1, None, sys.stderr, FileWrapper), Trust.of(""), frozenset())
+        route = Route(Site("s", "h", "1"), Peer("p"))
+        environs.welcome(route)
         self.pieces: list[bytes] = []
-        self.exchange.set_emit(self.pieces.append)
+        self.exchange = Exchange(
+            Gateway(app, Log(writer), lambda: closing),
+            request,
+            environs.make(request, BytesIO(), 0, route),
+            self.pieces.append,
+        )
         while (piece := self.exchange.pull()) is not None:
+            assert not isinstance(piece, FilePart), "was not asked for"
             self.pieces.append(piece)
         self.exchange.close()
         self.exchange.close()  # once is enough, twice does no harm
@@ -298,14 +304,8 @@ def test_an_app_that_writes_to_nobody_is_stopped_without_a_traceback() -> None:
 
     reader, writer = os.pipe()
     run = Run(says(b"unused"))
-    exchange = Exchange(
-        lambda e, s: s("200 OK", TEXT)(b"a"),  # type: ignore[arg-type, return-value, func-returns-value]
-        run.exchange._environ,
-        Log(writer),
-        keep_alive=True,
-        close_now=bool,
-    )
-    exchange.set_emit(gone)
+    app: Any = lambda environ, start: start("200 OK", TEXT)(b"a")  # noqa: E731
+    exchange = Exchange(Gateway(app, Log(writer), bool), run.exchange.request, run.exchange.environ, gone)
     assert exchange.pull() is None and exchange.outcome is Outcome.BROKEN
     os.close(writer)
     with open(reader) as file:

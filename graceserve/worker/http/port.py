@@ -1,44 +1,39 @@
-"""The parser port: what the worker needs of an HTTP/1.1 parser. Pure; used in a worker.
+"""The parser port: what the worker needs of an HTTP/1.1 parser, which is to read heads. Pure; used in a worker.
 
-A parser turns bytes into `Head`, body bytes and `END`, and reports what it saw without judging it: whether a request is
-acceptable is for `policy` alone, so that all parsers give the same server. It stops behind `END` until it is asked
-again, therefore a pipelined request costs nothing before its turn.
+A parser gets one whole head and tells what is in it. Where a head ends, how long it may be and what is acceptable is
+the `reader`'s and the `policy`'s to say, so that all parsers give the same server; bodies need no parser (`chunked`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from enum import Enum
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a head may measure, in bytes; header fields by number."""
+    """What a request may measure, in bytes; header fields by number. `of` makes them of gunicorn's options."""
 
-    line_bytes_max: int = 8190  # request line; Apache's LimitRequestLine
-    head_bytes_max: int = 65_536
-    fields_max: int = 100  # gunicorn's --limit-request-fields
-    body_bytes_max: int = 1 << 30  # waitress's max_request_body_size
+    line_bytes_max: int = 4094  # the request line
+    head_bytes_max: int = 262_144  # all of the head
+    fields_max: int = 100
+    field_bytes_max: int = 8190  # a field line
+    body_bytes_max: int = 1 << 30
+    header_map: str = "drop"  # names with an underscore: `--header-map`
 
-
-class Oddity(Enum):
-    """Something in a head that RFC 9112 lets a recipient accept or refuse."""
-
-    BARE_LF = "a line ends with LF alone"  # 2.2
-    BARE_CR = "a CR without LF"  # 2.2
-    OBS_FOLD = "a folded header line"  # 5.2
-    NUL = "a NUL byte"
+    @property
+    def unsuspicious_bytes(self) -> int:
+        """A head no longer than this is within all limits of bytes."""
+        return min(self.line_bytes_max, self.field_bytes_max, self.head_bytes_max)
 
 
 @dataclass(slots=True)  # not frozen: one is made a request, and freezing costs more than the rest of it
 class Head:
-    """A request's head as it was received. Header names are lower-case, in order, repeated as they came."""
+    """A request's head as it was received. Names are in any case, in order, repeated as they came."""
 
     method: bytes
     target: bytes
     version: bytes  # b"1.1"
-    headers: Sequence[tuple[bytes, bytes]]
-    oddities: tuple[Oddity, ...] = ()
+    fields: Collection[tuple[bytes, bytes]]  # without white space around the values; until the next head is parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +44,8 @@ class Broken:
     reason: str
 
 
-class End(Enum):
-    """The request is complete."""
+class Heads(Protocol):
+    """A parser of heads, for all connections of a worker: it keeps nothing from one head to the next."""
 
-    END = "end"
-
-
-END = End.END
-Event: TypeAlias = Head | bytes | bytearray | End | Broken  # bytes are a piece of the body, never empty
-
-
-class Parser(Protocol):
-    """One a connection."""
-
-    def receive(self, data: bytes) -> None:
-        """Keep bytes from the client."""
-
-    def next_event(self) -> Event | None:
-        """The next event, None if it takes more bytes. After `Broken` not to be asked again."""
-
-    @property
-    def held_bytes(self) -> int:
-        """How many bytes are kept that no event has given yet. 0 between requests: the connection is idle."""
+    def parse(self, raw: bytes) -> Head | Broken:
+        """`raw` is one head, from the request line's first byte to the empty line's last."""

@@ -1,0 +1,172 @@
+"""A connection's requests, out of its bytes. Pure; used in a worker.
+
+Finds where a head ends and that it is within its limits, has a parser read it and the policy judge it, and reads the
+body behind it. It stops behind each request until it is asked again, so a pipelined one costs nothing before its turn.
+"""
+
+from enum import Enum
+from typing import TypeAlias
+
+from graceserve.worker.http.chunked import COMPLETE, Chunked
+from graceserve.worker.http.policy import Admitted, Body, Refused, admit
+from graceserve.worker.http.port import Broken, Head, Heads, Limits
+
+_NOT_HTTP = 0x21  # no request line begins with a control character or a space: TLS, noise
+
+
+class End(Enum):
+    """The body is complete."""
+
+    END = "end"
+
+
+END = End.END
+Event: TypeAlias = Admitted | bytes | End | Refused
+
+
+class Reader:
+    """One a connection. `receive` bytes, then ask for events until there is none."""
+
+    __slots__ = ("_body", "_heads", "_held", "_left", "_limits", "_searched", "_start")
+
+    def __init__(self, heads: Heads, limits: Limits) -> None:
+        self._heads = heads
+        self._limits = limits
+        self._held = b""
+        self._start = 0  # what is before it has been used
+        self._searched = 0  # from here on the end of the head may be
+        self._body: Body = Body.NONE
+        self._left: int | Chunked = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are kept that no event has given yet. 0 between requests: the connection is idle."""
+        return len(self._held) - self._start
+
+    @property
+    def bodyless(self) -> bool:
+        """Whether the request that was given last is complete without a body."""
+        return self._body is Body.NONE
+
+    def receive(self, data: bytes) -> None:
+        """Keep bytes from the client."""
+        if self._start == len(self._held):
+            self._held, self._start, self._searched = data, 0, 0
+        else:
+            self._held = self._held[self._start :] + data
+            self._searched -= self._start
+            self._start = 0
+
+    def next_event(self) -> Event | None:
+        """`Admitted`, then pieces of its body (never empty) and `END` if it has one; None if it takes more bytes.
+
+        After `Refused` not to be asked again.
+        """
+        match self._body:
+            case Body.NONE:
+                return self._next_head()
+            case Body.LENGTH:
+                return self._next_of_length()
+            case Body.CHUNKED:
+                return self._next_of_chunked()
+
+    # --- the head
+
+    def _next_head(self) -> Admitted | Refused | None:
+        held = self._held
+        end = held.find(b"\r\n\r\n", self._searched) + 4
+        if self._start == 0 and end == len(held) != 3 and held[0] > _NOT_HTTP:  # the usual case: just one head has come
+            raw = held
+        else:
+            found = self._careful(end)
+            if not isinstance(found, bytes):
+                return found
+            raw, end = found, self._start + len(found)
+        if len(raw) > self._limits.unsuspicious_bytes:
+            refused = self._measure(raw, whole=True)
+            if refused is not None:
+                return refused
+        if end == len(held):
+            self._held, self._start, self._searched = b"", 0, 0  # an idle connection keeps no memory
+        else:
+            self._start = self._searched = end
+        head = self._heads.parse(raw)
+        if not isinstance(head, Head):
+            return Refused(head.status, head.reason)
+        admitted = admit(head, self._limits)
+        if isinstance(admitted, Admitted) and admitted.body is not Body.NONE:
+            self._body = admitted.body
+            self._left = Chunked() if admitted.body is Body.CHUNKED else admitted.body_bytes
+        return admitted
+
+    def _careful(self, end: int) -> bytes | Refused | None:
+        """The head that ends at `end` (3: has no end yet) if it begins as one, behind empty lines."""
+        held = self._held
+        while held.startswith(b"\r\n", self._start):  # RFC 9112 2.2: old clients send a CRLF behind a body
+            self._start += 2
+        self._searched = max(self._searched, self._start)
+        rest = held[self._start : self._start + 2]
+        if not rest or rest == b"\r":  # perhaps half of an empty line
+            return None
+        if rest[0] < _NOT_HTTP:
+            return Refused(400, "no request line")
+        end = held.find(b"\r\n\r\n", self._searched) + 4
+        if end == 3:
+            return self._unfinished()
+        return held[self._start : end]
+
+    def _unfinished(self) -> bytes | Refused | None:
+        """There is no end yet. LF alone counts as one: where a lenient hop sees the end of a head, we must see it."""
+        held = self._held
+        begun = held[self._start :]
+        if held.find(b"\n\n", self._searched) >= 0 or held.find(b"\n\r\n", self._searched) >= 0:
+            return begun
+        self._searched = max(self._start, len(held) - 3)
+        if len(begun) > self._limits.unsuspicious_bytes:
+            return self._measure(begun, whole=False)
+        return None
+
+    def _measure(self, raw: bytes, *, whole: bool) -> Refused | None:
+        """Whether a head, or what there is of it, breaks a limit."""
+        limits = self._limits
+        line, *fields = raw.split(b"\r\n")
+        if len(line) > limits.line_bytes_max:
+            return Refused(414, f"request line over {limits.line_bytes_max} bytes")
+        if max(map(len, fields), default=0) > limits.field_bytes_max:
+            return Refused(431, f"header field over {limits.field_bytes_max} bytes")
+        if len(raw) > limits.head_bytes_max:
+            return Refused(431, f"head over {limits.head_bytes_max} bytes")
+        if len(fields) - 2 * whole > limits.fields_max + 1:
+            return Refused(431, f"more than {limits.fields_max} header fields")
+        return None
+
+    # --- the body
+
+    def _next_of_length(self) -> bytes | End | None:
+        assert isinstance(self._left, int)
+        if not self._left:
+            return self._end()
+        piece = self._held[self._start : self._start + self._left]
+        self._left -= len(piece)
+        self._use(len(piece))
+        return piece or None
+
+    def _next_of_chunked(self) -> bytes | End | Refused | None:
+        assert isinstance(self._left, Chunked)
+        event = self._left.next(self._held, self._start)
+        self._use(self._left.taken - self._start)
+        if isinstance(event, Broken):
+            return Refused(event.status, event.reason)
+        return self._end() if event is COMPLETE else event
+
+    def _use(self, size: int) -> None:
+        self._start += size
+        if self._start == len(self._held):
+            self._held, self._start = b"", 0
+
+    def _end(self) -> End:
+        self._body, self._left = Body.NONE, 0
+        while self._held.startswith(b"\r\n", self._start):  # an idle connection holds nothing
+            self._use(2)
+        self._searched = self._start
+        return END
