@@ -8,7 +8,7 @@ from typing import Any
 from graceserve.logs import Log
 from graceserve.template.load import AppError, WSGIApplication, load_app
 from graceserve.worker.environ import Environs, Peer, Route, Site
-from graceserve.worker.http.policy import Admitted, Body
+from graceserve.worker.http.policy import Admitted, unquoted
 from graceserve.worker.wsgi import Exchange, Gateway, Outcome
 
 _SITE = Site("warm-up", "localhost", "80")
@@ -53,33 +53,31 @@ def warm(app: WSGIApplication, path: str, environs: Environs) -> None:
     environs.welcome(route)
     request = _request(path)
     gateway = Gateway(app, failures, close_now=bool)
-    exchange = Exchange(gateway, request, environs.make(request, BytesIO(), 0, route), emit=lambda piece: None)
+    exchange = Exchange(gateway, request, environs.make(request, BytesIO(), 0, route))
+    exchange.emit = _nobody
     while exchange.pull() is not None:
         pass
     exchange.close()
     if exchange.outcome is not Outcome.COMPLETE:
         raise AppError(f"warm-up GET {path}: the response broke off", failures.detail)
-    if exchange.status >= 400:
-        raise AppError(f"warm-up GET {path}: {exchange.status_line}", failures.detail)
+    if exchange.status_code >= 400:
+        raise AppError(f"warm-up GET {path}: {exchange.status}", failures.detail)
 
 
 def _request(url: str) -> Admitted:
     host, slash, rest = url.removeprefix("http://").partition("/")  # "" where there is only a path
     target = (slash + rest).encode("utf-8", "surrogateescape").decode("latin-1")
     path, _, query = target.partition("?")
-    return Admitted(
-        method="GET",
-        target=target,
-        path=path,
-        query=query,
-        protocol="HTTP/1.1",
-        variables={
-            "HTTP_HOST": host or "localhost",
-            "HTTP_USER_AGENT": "graceserve warm-up",
-            "HTTP_ACCEPT": "*/*",
-        },
-        keep_alive=False,
-        expects_continue=False,
-        body=Body.NONE,
-        body_bytes=0,
-    )
+    request = Admitted(
+        {
+            "REQUEST_METHOD": "GET", "RAW_URI": target, "REQUEST_URI": target, "PATH_INFO": unquoted(path),
+            "QUERY_STRING": query, "SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": host or "localhost",
+            "HTTP_USER_AGENT": "graceserve warm-up", "HTTP_ACCEPT": "*/*",
+        }
+    )  # fmt: skip
+    request.keep_alive = False
+    return request
+
+
+def _nobody(piece: bytes) -> None:
+    """Reads what a warm-up writes."""

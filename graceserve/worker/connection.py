@@ -14,22 +14,23 @@ The way of a request that has come whole, and has no body, is the hot path: IDLE
 import asyncio
 import socket
 import struct
-import time
 from enum import Enum
+from time import time
 from typing import Protocol, cast
 
 from graceserve.worker.environ import Route
 from graceserve.worker.filesend import FileSender
 from graceserve.worker.filewrapper import FilePart
 from graceserve.worker.http.policy import Admitted, Body, Refused
-from graceserve.worker.http.reader import END, Reader
-from graceserve.worker.http.response import http_date, plain
+from graceserve.worker.http.reader import END, Event, Reader
+from graceserve.worker.http.response import plain
 from graceserve.worker.patience import Pace, Patience
 from graceserve.worker.runs import Run
 from graceserve.worker.spool import Spool
-from graceserve.worker.wsgi import Exchange, Outcome
+from graceserve.worker.wsgi import ClientGone, Exchange, Outcome
 
 PIPELINED_BYTES_MAX = 65_536  # held while a request runs; then the kernel holds them
+WRITE_AHEAD_BYTES_MAX = 64 * 1024 * 1024  # for write() on the loop thread, which must not wait for the client
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
 
@@ -45,11 +46,17 @@ class State(Enum):
     CLOSED = "closed"
 
 
+# A member looked up in its class takes 100 ns on Python 3.11, and the hot path would do that twenty times.
+IDLE, HEAD, BODY, RUNNING, LAST, CLOSED = State
+_BODYLESS, _COMPLETE = Body.NONE, Outcome.COMPLETE
+
+
 class Home(Protocol):
     """The worker, as its connections see it."""
 
     patience: Patience
     draining: bool  # tell it whenever a connection rests
+    watches: bool  # tell it whenever a request is `served`
 
     def now(self) -> float:
         """The loop's monotonic clock, seconds."""
@@ -60,8 +67,9 @@ class Home(Protocol):
     def opened(self, connection: "Connection") -> None:
         """It can receive."""
 
-    def begin(self, connection: "Connection", request: Admitted, spool: Spool | None) -> Run:
-        """Make a run of the request. Raises `OSError` if the body's file can't be read."""
+    def serve(self, connection: "Connection", request: Admitted, spool: Spool | None) -> None:
+        """Serve it; `Connection.running` tells if that takes more than one go. Raises `OSError` if the body's file
+        can't be read."""
 
     def send_file(self, connection: "Connection", part: FilePart) -> FileSender:
         """Start to send it."""
@@ -112,7 +120,7 @@ class Connection(asyncio.Protocol):
         self.sock = sock  # the transport owns its descriptor
         self.route = route
         self.requests = requests  # begun so far, also before a hand-over
-        self.state = State.IDLE
+        self.state = IDLE
         self.since = home.now()  # of the state, or for BODY of its last byte
         self.full = False
         self._reader = home.reader()
@@ -134,19 +142,19 @@ class Connection(asyncio.Protocol):
         self._home.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.state is State.LAST:
-            return
-        self._reader.receive(data)
-        if self.state is not State.RUNNING:
-            self.advance()
-        elif self._reader.held_bytes > PIPELINED_BYTES_MAX:
-            self._held_back = True
-            self._transport.pause_reading()
+        if self.state is RUNNING:
+            self._hold(data)
+        elif self.state is not LAST:
+            event = self._reader.read(data)
+            if type(event) is Admitted and event.body is _BODYLESS:
+                self._dispatch(event)
+            else:
+                self._follow(event)
 
     def eof_received(self) -> bool:
         """True: keep the connection for the rest of the response."""
         self._eof = True
-        return self.state is State.RUNNING or (self.state is State.IDLE and self._reader.held_bytes > 0)
+        return self.state is RUNNING or (self.state is IDLE and self._reader.held_bytes > 0)
 
     def pause_writing(self) -> None:
         self.full = True
@@ -160,7 +168,7 @@ class Connection(asyncio.Protocol):
             self._run.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.state = State.CLOSED
+        self.state = CLOSED
         self.full = False
         self._drop_file()
         if self._run is not None:
@@ -173,16 +181,25 @@ class Connection(asyncio.Protocol):
 
     @property
     def gone(self) -> bool:
-        return self.state is State.CLOSED or self._transport.is_closing()
+        return self.state is CLOSED or self._transport.is_closing()
 
     @property
     def unsent_bytes(self) -> int:
-        return 0 if self.state is State.CLOSED else self._transport.get_write_buffer_size()
+        """What the client has not taken yet."""
+        if self.state is CLOSED:
+            return 0
+        in_file = self._file.left_bytes if self._file is not None else 0
+        return self._transport.get_write_buffer_size() + in_file
 
     def send(self, data: bytes) -> None:
-        if not self.gone:
+        if self.state is not CLOSED and not self._transport.is_closing():
             self._given_bytes += len(data)
             self._transport.write(data)
+
+    def emit(self, piece: bytes) -> None:
+        if self.gone or self.unsent_bytes > WRITE_AHEAD_BYTES_MAX:
+            raise ClientGone("the client does not read what the app writes")
+        self.send(piece)
 
     def send_file(self, part: FilePart) -> None:
         if self.gone:
@@ -198,10 +215,11 @@ class Connection(asyncio.Protocol):
         self._run = None
         if self._spool is not None:
             self._drop_request()
-        self._home.served(self, exchange)
-        if self.state is State.CLOSED:
+        if self._home.watches:
+            self._home.served(self, exchange)
+        if self.state is CLOSED:
             return
-        if exchange.outcome is not Outcome.COMPLETE:
+        if exchange.outcome is not _COMPLETE:
             self._cut(reset=exchange.ends_by_close)
         elif not exchange.keep_alive:
             self._end()
@@ -213,13 +231,18 @@ class Connection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request has been read in full and its response is not complete."""
-        return self.state is State.RUNNING
+        return self.state is RUNNING
+
+    @property
+    def body_bytes(self) -> int:
+        """What has come of the request's body."""
+        return self._spool.size_bytes if self._spool is not None else 0
 
     @property
     def at_rest(self) -> bool:
         """Idle, and nothing of it is held here: nothing but its descriptor would have to go along."""
         return (
-            self.state is State.IDLE
+            self.state is IDLE
             and not self._reader.held_bytes
             and not self._eof
             and not self.gone
@@ -241,31 +264,34 @@ class Connection(asyncio.Protocol):
 
     def close_idle(self) -> None:
         """Close it, if no request has begun."""
-        if self.state is State.IDLE:
+        if self.state is IDLE:
             self._transport.close()
 
     def advance(self) -> None:
         """Parse what has come, as far as the next complete request."""
-        if not self._parses:
-            return
-        while (event := self._reader.next_event()) is not None:
-            if type(event) is Admitted:
-                if event.body is Body.NONE:
+        if self._parses:
+            self._follow(self._reader.next_event())
+
+    def _follow(self, event: Event | None) -> None:
+        while event is not None:
+            if isinstance(event, Admitted):
+                if event.body is _BODYLESS:
                     self._dispatch(event)
                     return
                 self._take_head(event)
-            elif type(event) is bytes:
-                self._take_body(event)
             elif event is END:
                 assert self._request is not None, "an end follows a head"
                 self._dispatch(self._request)
                 return
             elif isinstance(event, Refused):
                 self._refuse(event.status, event.reason)
+            else:
+                self._take_body(event)
             if not self._parses:
                 return
-        if self.state is State.IDLE and self._reader.held_bytes:
-            self._become(State.HEAD)
+            event = self._reader.next_event()
+        if self.state is IDLE and self._reader.held_bytes:
+            self._become(HEAD)
         if self._eof:
             self._transport.close()  # the rest of this request will never come
 
@@ -275,15 +301,17 @@ class Connection(asyncio.Protocol):
         if self._write_stalled(now, patience):
             self._cut(reset=True)
             return
+        if self._write_pace is not None:
+            self.since = now  # it is not the client's turn yet
         waited_s = now - self.since
         match self.state:
             case State.IDLE if waited_s > patience.keep_alive_s:
                 self._transport.close()
             case State.HEAD if waited_s > patience.head_s:
                 self._refuse(408, f"head not complete in {patience.head_s:g} s")
-            case State.BODY if self._body_pace is not None and self._body_pace.too_slow(now, self._body_bytes):
-                self._refuse(408, f"body too slow: {self._body_bytes} bytes so far")
-            case State.LAST if waited_s > patience.linger_s and not self.unsent_bytes:
+            case State.BODY if self._body_pace is not None and self._body_pace.too_slow(now, self.body_bytes):
+                self._refuse(408, f"body too slow: {self.body_bytes} bytes so far")
+            case State.LAST if waited_s > patience.linger_s:
                 self._transport.abort()
 
     # --- steps
@@ -291,11 +319,7 @@ class Connection(asyncio.Protocol):
     @property
     def _parses(self) -> bool:
         state = self.state
-        return (state is State.IDLE or state is State.HEAD or state is State.BODY) and not self._transport.is_closing()
-
-    @property
-    def _body_bytes(self) -> int:
-        return self._spool.size_bytes if self._spool is not None else 0
+        return (state is IDLE or state is HEAD or state is BODY) and not self._transport.is_closing()
 
     def _become(self, state: State) -> None:
         self.state = state
@@ -304,7 +328,7 @@ class Connection(asyncio.Protocol):
     def _take_head(self, request: Admitted) -> None:
         self._request = request
         self._spool = Spool()
-        self._become(State.BODY)
+        self._become(BODY)
         self._body_pace = Pace(self._home.patience.body_s, self.since)
         if request.expects_continue and not self._reader.held_bytes:
             self.send(_CONTINUE)
@@ -320,18 +344,27 @@ class Connection(asyncio.Protocol):
         if self._spool.size_bytes > limit:  # only a chunked one: a length was looked at in the head
             self._refuse(413, f"body over {limit} bytes")
 
+    def _hold(self, data: bytes) -> None:
+        self._reader.receive(data)
+        if self._reader.held_bytes > PIPELINED_BYTES_MAX:
+            self._held_back = True
+            self._transport.pause_reading()
+
     def _dispatch(self, request: Admitted) -> None:
-        self._become(State.RUNNING)
+        self.state = RUNNING
         self.requests += 1
         try:
-            self._run = run = self._home.begin(self, request, self._spool)
+            self._home.serve(self, request, self._spool)
         except OSError as error:
             self._refuse(503, f"no room for the body: {error}")
-            return
-        run.start()
+
+    def running(self, run: Run) -> None:
+        """By the worker: the request was not served at once."""
+        self._run = run
 
     def _rest(self) -> None:
-        self._become(State.IDLE)
+        self.state = IDLE
+        self.since = self._home.now()
         if self._held_back:
             self._held_back = False
             self._transport.resume_reading()
@@ -345,19 +378,19 @@ class Connection(asyncio.Protocol):
     def _refuse(self, status: int, reason: str) -> None:
         self._home.refused(self, status, reason)
         self._drop_request()
-        self.send(plain(status, http_date(int(time.time()))))
+        self.send(plain(status, time()))
         self._linger()
 
     def _end(self) -> None:
         if self._reader.held_bytes and not self._eof:
             self._linger()
         else:
-            self._become(State.LAST)
+            self._become(LAST)
             self._transport.close()
 
     def _linger(self) -> None:
         """Our last byte is on its way, the client may still send: closing now would reset the connection under it."""
-        self._become(State.LAST)
+        self._become(LAST)
         if self._eof or self.gone or not self._transport.can_write_eof():  # TLS can't close one direction
             self._transport.close()
             return
@@ -372,7 +405,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _write_stalled(self, now: float, patience: Patience) -> bool:
-        unsent = self.unsent_bytes + (self._file.left_bytes if self._file is not None else 0)
+        unsent = self.unsent_bytes
         if not unsent:
             self._write_pace = None
             return False

@@ -32,8 +32,7 @@ _UNUSUAL_KEYS = frozenset(key for name, key in _KEYS.items() if name not in _USU
 _AHEAD_OF_FORWARDED = _USUAL | {"x-forwarded-host"}
 _WS = " \t"  # RFC 9110 5.6.3; str.strip() takes more
 _CACHED = 2048  # entries of each cache here, and
-_CACHED_CHARS_MAX = 200  # the longest text in one: together below 2 MB
-_ENTRY_CHARS_MAX = 64  # "[", IPv6 with an IPv4 tail, "%" and an interface's name, "]:65535"
+_CACHED_CHARS_MAX = 200  # the longest header in one: 3 MB a worker at the worst
 
 _ZONE = r"(?:%[A-Za-z0-9._-]{1,15})?"  # IFNAMSIZ; ipaddress takes anything
 _V6 = r"[0-9A-Fa-f:.]{2,45}"
@@ -104,14 +103,14 @@ def _covers_hop(trust: Trust, address: str) -> bool:
 
 def _within(address: str, network: Network) -> bool:
     try:
-        known: IPv4Address | IPv6Address = ip_address(address)
+        known = ip_address(address)
     except ValueError:
         return False
-    if isinstance(known, IPv6Address):
-        if isinstance(network, IPv6Network) and network.network_address.scope_id not in (None, known.scope_id):
-            return False  # the operator has named one link's
-        known = known.ipv4_mapped or known
-    return known in network
+    if isinstance(known, IPv4Address):
+        return known in network
+    if isinstance(network, IPv6Network):  # an operator who names a scope means that link only
+        return known in network and network.network_address.scope_id in (None, known.scope_id)
+    return known.ipv4_mapped is not None and known.ipv4_mapped in network
 
 
 # --- what they tell ------------------------------------------------------------------------------------------------
@@ -161,7 +160,8 @@ def _unusual(environ: Mapping[str, Any], believed: frozenset[str], trust: Trust,
         return told
     said = {name: environ[key] for name, key in _KEYS.items() if name in believed and key in environ}
     if "forwarded" in said and _AHEAD_OF_FORWARDED.isdisjoint(said):
-        told = _forwarded(trust, said["forwarded"])
+        value = said["forwarded"]
+        told = (_forwarded if len(value) <= _CACHED_CHARS_MAX else _forwarded_long)(trust, value)
     if "x-forwarded-host" in said:
         told = replace(told, host=_host(_nearest(said["x-forwarded-host"])))
     port, prefix = _nearest(said.get("x-forwarded-port", "")), _nearest(said.get("x-forwarded-prefix", ""))
@@ -213,13 +213,12 @@ def _prefix(text: str) -> str | None:
 
 def _entry(text: str) -> Peer | None:
     """An entry of X-Forwarded-For: `1.2.3.4`, `1.2.3.4:5678`, `::1`, `[::1]` or `[::1]:80`."""
-    return _address(_ENTRY, text) if len(text) <= _ENTRY_CHARS_MAX else None
+    return _address(_ENTRY, text)
 
 
 def _node(text: str) -> Peer | None:
     """A node of RFC 7239 6 that is an address: `1.2.3.4`, `1.2.3.4:5678`, `[::1]`, `[::1]:80`, `[::1]:_hidden`."""
-    text = _OBFUSCATED_PORT.sub("", text)
-    return _address(_NODE, text) if len(text) <= _ENTRY_CHARS_MAX else None
+    return _address(_NODE, _OBFUSCATED_PORT.sub("", text))
 
 
 def _address(form: re.Pattern[str], text: str) -> Peer | None:
@@ -241,7 +240,7 @@ def _address(form: re.Pattern[str], text: str) -> Peer | None:
 # --- RFC 7239 ------------------------------------------------------------------------------------------------------
 
 
-def _forwarded(trust: Trust, value: str) -> Told:
+def _forwarded_long(trust: Trust, value: str) -> Told:
     """`Forwarded`: the element of the last trusted proxy, seen from here, and the client that it tells."""
     peer: Peer | None = None
     chosen: dict[str, str] = {}
@@ -256,6 +255,9 @@ def _forwarded(trust: Trust, value: str) -> Told:
         if not trust.covers_hop(node[0]):
             break
     return Told(_SCHEMES.get(chosen.get("proto", "").lower()), peer, _host(chosen.get("host", "")))
+
+
+_forwarded = lru_cache(_CACHED)(_forwarded_long)
 
 
 def _elements_from_the_right(value: str) -> Iterator[dict[str, str]]:

@@ -57,7 +57,6 @@ _V1_SHORTEST = len(b"PROXY UNKNOWN\r\n")
 _PORT = rb"(0|[1-9][0-9]{0,4})"
 _LINE = re.compile(rb"PROXY (TCP[46]) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) " + _PORT + rb" " + _PORT)
 _UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: .*)?", re.DOTALL)  # 2.1: what follows is ignored
-_BROKEN_END = re.compile(rb"\r(?!\n|\Z)|(?<!\r)\n")  # 2.1: neither a CR nor a LF alone
 _IPV4_ONLY = re.compile(IPV4)
 
 _ADDRESS_BYTES = {0: 0, 1: 12, 2: 36, 3: 216}  # 2.2: UNSPEC, INET, INET6, UNIX
@@ -92,7 +91,8 @@ def _scan_v1(data: bytes) -> Scan:
         return _absent(data)
     end = data.find(b"\r\n", 0, LINE_BYTES_MAX)
     line = data[:end] if end >= 0 else data[:LINE_BYTES_MAX]
-    if _BROKEN_END.search(line):
+    inner = line if end >= 0 else line.removesuffix(b"\r")
+    if b"\r" in inner or b"\n" in inner:  # 2.1: must not be tolerated
         return Malformed("PROXY v1: a CR or LF that is no CRLF")
     if end >= 0:
         return _parse_line(line, end + 2)
@@ -183,24 +183,26 @@ def _written(packed: bytes) -> str:
 
 def _tlv_problem(header: bytes, at: int) -> str:
     """2.2: TLVs fill the header to its end; of them only the checksum (2.2.3) is looked at."""
-    checksums: list[int] = []
+    checksums = 0
     while at < len(header):
         value = at + 3
         following = value + int.from_bytes(header[at + 1 : value], "big")
-        if value > len(header) or following > len(header):
+        if following > len(header):
             return "a TLV reaches beyond the header"
         if header[at] == _CRC32C:
-            if following != value + 4:
-                return "a checksum that is not 4 bytes long"
-            checksums.append(value)
+            checksums += 1
+            if checksums > 1:  # each would cost the reading of the whole header
+                return "more than one checksum"
+            if not _sums_up(header, value, following):
+                return "wrong checksum"
         at = following
-    if len(checksums) > 1:
-        return "more than one checksum"
-    for value in checksums:
-        zeroed = header[:value] + bytes(4) + header[value + 4 :]
-        if crc32c(zeroed) != int.from_bytes(header[value : value + 4], "big"):
-            return "wrong checksum"
     return ""
+
+
+def _sums_up(header: bytes, start: int, end: int) -> bool:
+    """Whether the checksum that is there is that of the header with zeros in its place."""
+    zeroed = header[:start] + bytes(4) + header[end:]
+    return header[start:end] == crc32c(zeroed).to_bytes(4, "big")
 
 
 def crc32c(data: bytes) -> int:

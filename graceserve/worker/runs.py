@@ -7,20 +7,15 @@ before. Each request runs in a context of its own, so that context variables don
 import asyncio
 import threading
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Protocol
 
 from graceserve.worker.filewrapper import FilePart
 from graceserve.worker.pool import Pool
-from graceserve.worker.wsgi import ClientGone, Exchange, Outcome
+from graceserve.worker.wsgi import OPEN, ClientGone, Exchange, Piece
 
 PIECES_A_TURN = 16  # of an endless response, before other connections get theirs
 AHEAD_BYTES_MAX = 256 * 1024  # that an app thread may be ahead of its client
-WRITE_AHEAD_BYTES_MAX = 64 * 1024 * 1024  # for write() on the loop thread, which must not wait for the client
-
-Begin = Callable[[Callable[[bytes], None]], Exchange]  # makes the exchange, given where write() goes
-
-
 class Client(Protocol):
     """The connection, as a run sees it. For the loop thread only."""
 
@@ -30,12 +25,11 @@ class Client(Protocol):
     def gone(self) -> bool:
         """Whether nobody reads any more."""
 
-    @property
-    def unsent_bytes(self) -> int:
-        """What the client has not taken yet."""
-
     def send(self, data: bytes) -> None:
         """Buffer a piece for the client. A no-op when nobody reads."""
+
+    def emit(self, piece: bytes) -> None:
+        """`send` for an app on the loop thread. Raises `ClientGone`, also if too much is unsent."""
 
     def send_file(self, part: FilePart) -> None:
         """Send it from its file, behind what is buffered. `full` until that is done."""
@@ -47,9 +41,6 @@ class Client(Protocol):
 class Run(Protocol):
     """For the connection, on the loop thread."""
 
-    def start(self) -> None:
-        """Once, first."""
-
     def resume(self) -> None:
         """The client takes more."""
 
@@ -57,21 +48,39 @@ class Run(Protocol):
         """The client is gone; `Client.finished` follows when the app has let go."""
 
 
+def run_inline(client: Client, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> "InlineRun | None":
+    """On the loop thread: nothing else happens in the worker while the app computes (`--threads 1`).
+
+    Most responses are complete with their first piece, and then there is nothing left to be run.
+    """
+    exchange.emit = client.emit
+    context = copy_context()
+    if client.full:  # what the client was sent before is not read yet: the app has time
+        return InlineRun(client, exchange, loop, context)
+    piece = context.run(exchange.first)
+    if exchange.outcome is not OPEN and type(piece) is not FilePart:
+        if piece is not None:
+            client.send(piece)  # type: ignore[arg-type]  # `type` does not narrow the rest
+        client.finished(exchange)
+        return None
+    run = InlineRun(client, exchange, loop, context)
+    run.go_on(piece)
+    return run
+
+
 class InlineRun:
-    """On the loop thread: nothing else happens in the worker while the app computes (`--threads 1`)."""
+    """The rest of an exchange on the loop thread."""
 
     __slots__ = ("_client", "_context", "_exchange", "_loop", "_scheduled")
 
-    def __init__(self, client: Client, begin: Begin, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, client: Client, exchange: Exchange, loop: asyncio.AbstractEventLoop, context: Context
+    ) -> None:
         self._client = client
-        self._exchange: Exchange | None = begin(self._emit)
+        self._exchange: Exchange | None = exchange
         self._loop = loop
-        self._context = copy_context()
+        self._context = context
         self._scheduled = False
-
-    def start(self) -> None:
-        """See `Run`."""
-        self._pump()
 
     def resume(self) -> None:
         """See `Run`."""
@@ -83,47 +92,41 @@ class InlineRun:
         """See `Run`."""
         exchange = self._exchange
         if exchange is not None:
-            self._in_the_app(exchange.close)
+            self._context.run(exchange.close)
             self._end(exchange)
+
+    def go_on(self, piece: Piece | None) -> None:
+        """Behind this piece."""
+        self._send(piece)
+        if not self._client.full:
+            self.resume()
 
     def _pump(self) -> None:
         self._scheduled = False
         exchange = self._exchange
         if exchange is not None and not self._client.full:
-            if self._in_the_app(self._turn):
+            if self._context.run(self._turn, exchange):
                 self._end(exchange)
             elif not self._client.full:
                 self.resume()
 
-    def _in_the_app(self, call: Callable[[], bool | None]) -> bool | None:
-        """The app must not see a loop in its thread: Django's ORM and asyncio.run() would refuse to work."""
-        asyncio._set_running_loop(None)
-        try:
-            return self._context.run(call)
-        finally:
-            asyncio._set_running_loop(self._loop)
-
-    def _turn(self) -> bool:
+    def _turn(self, exchange: Exchange) -> bool:
         """Some pieces; whether that was all."""
-        exchange, client = self._exchange, self._client
-        assert exchange is not None
         for _ in range(PIECES_A_TURN):
             piece = exchange.pull()
-            if type(piece) is bytes:
-                client.send(piece)
-            elif piece is not None:
-                client.send_file(piece)  # type: ignore[arg-type]  # `type` does not narrow the rest
-            if exchange.outcome is not Outcome.OPEN or piece is None or client.gone:
+            self._send(piece)
+            if exchange.outcome is not OPEN or piece is None or self._client.gone:
                 exchange.close()
                 return True
-            if client.full:
+            if self._client.full:
                 return False
         return False
 
-    def _emit(self, piece: bytes) -> None:
-        if self._client.gone or self._client.unsent_bytes > WRITE_AHEAD_BYTES_MAX:
-            raise ClientGone("the client does not read what the app writes")
-        self._client.send(piece)
+    def _send(self, piece: Piece | None) -> None:
+        if isinstance(piece, FilePart):
+            self._client.send_file(piece)
+        elif piece is not None:
+            self._client.send(piece)
 
     def _end(self, exchange: Exchange) -> None:
         self._exchange = None
@@ -137,9 +140,10 @@ class ThreadRun:
         "_abandoned", "_ahead", "_client", "_context", "_exchange", "_file", "_in_transport", "_loop", "_pool", "_room",
     )  # fmt: skip
 
-    def __init__(self, client: Client, begin: Begin, loop: asyncio.AbstractEventLoop, pool: Pool) -> None:
+    def __init__(self, client: Client, exchange: Exchange, loop: asyncio.AbstractEventLoop, pool: Pool) -> None:
         self._client = client
-        self._exchange = begin(self._emit)
+        self._exchange = exchange
+        exchange.emit = self._emit
         self._loop = loop
         self._pool = pool
         self._context = copy_context()
@@ -150,10 +154,6 @@ class ThreadRun:
         self._in_transport = 0  # of those, how many the transport has; loop thread only
 
     # --- loop thread
-
-    def start(self) -> None:
-        """See `Run`."""
-        self._pool.submit(self._work)
 
     def resume(self) -> None:
         """See `Run`."""
@@ -187,7 +187,7 @@ class ThreadRun:
     def _after_file(self) -> None:
         if self._file is not None:
             self._file = None
-            self._pool.submit(self._work)
+            self._pool.submit(self.work)
 
     def _ended(self) -> None:
         self._pool.ended()
@@ -195,7 +195,8 @@ class ThreadRun:
 
     # --- app thread
 
-    def _work(self) -> None:
+    def work(self) -> None:
+        """All of it, up to the next file."""
         self._context.run(self._turns)
 
     def _turns(self) -> None:
@@ -204,7 +205,7 @@ class ThreadRun:
             if type(piece) is FilePart:
                 self._tell(lambda part=piece: self._send_file(part))  # type: ignore[misc]
                 return
-            if exchange.outcome is not Outcome.OPEN:
+            if exchange.outcome is not OPEN:
                 exchange.close()
                 self._tell(lambda last=piece: self._send_last(last))  # type: ignore[misc]
                 return

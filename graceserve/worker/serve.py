@@ -6,11 +6,10 @@ by system calls, and leaves the rest to the loop.
 """
 
 import asyncio
-import io
 import ssl
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import uvloop
@@ -24,6 +23,7 @@ from graceserve.wire.channel import Channel, close_all
 from graceserve.worker.accept import Acceptor
 from graceserve.worker.connection import Connection
 from graceserve.worker.draining import Draining
+from graceserve.worker.drive import drive
 from graceserve.worker.environ import Environs
 from graceserve.worker.filesend import FileSender
 from graceserve.worker.filewrapper import FilePart
@@ -36,7 +36,7 @@ from graceserve.worker.lifecycle import STOP_LINGER_S, Fate, Input, Order, State
 from graceserve.worker.patience import Patience
 from graceserve.worker.pool import Pool
 from graceserve.worker.preface import Expected, Preface
-from graceserve.worker.runs import InlineRun, Run, ThreadRun
+from graceserve.worker.runs import Run, ThreadRun, run_inline
 from graceserve.worker.signals import obey, obey_no_more
 from graceserve.worker.spool import Spool
 from graceserve.worker.wsgi import Exchange, Gateway
@@ -92,10 +92,12 @@ class Worker:
         self._sweep: asyncio.TimerHandle | None = None
         self._unswept: list[Connection] = []
         self._prefaces: set[Preface] = set()
-        self._arriving: set[asyncio.Task[Any]] = set()
+        self._arriving = 0  # accepted, but not opened yet
         self._connections: set[Connection] = set()
         self._requests = 0
         self._gateway = Gateway(service.app, service.log, self._announces_close)
+        self._make_environ = service.environs.make
+        self.watches = self._pool is not None or service.access is not None
         self._secure_gateway = Gateway(service.app, service.log, self._is_draining)  # TLS can't be handed over
         self.patience = service.patience
 
@@ -104,6 +106,9 @@ class Worker:
         self._loop.set_exception_handler(self._on_bug)
         self._loop.add_reader(self._channel.fileno(), self._on_channel)
         self._guard.start()
+        # The app must not see a loop in its thread: Django's ORM and asyncio.run() would refuse to work. To hide it
+        # once and for all is two system calls cheaper than for each request (CPython 3.11 asks for its pid).
+        self._loop.call_soon(asyncio._set_running_loop, None)
         obey(self._on_term)
         try:
             self._loop.run_forever()
@@ -184,7 +189,7 @@ class Worker:
     def _set_terms(self, way: Way, grace_s: float) -> None:
         self._terms = Terms(way, self.now(), self.now() + grace_s)
         self._terms_own = False
-        self.draining = True
+        self.draining = self._gateway.draining = self._secure_gateway.draining = True
         self._loop.call_later(STOP_LINGER_S, self._drop_prefaces)
 
     def _drop_prefaces(self) -> None:
@@ -273,7 +278,7 @@ class Worker:
 
     def _may_begin(self) -> bool:
         """Whether a new connection's request would be served at once."""
-        held = len(self._connections) + len(self._arriving) + len(self._prefaces)
+        held = len(self._connections) + self._arriving + len(self._prefaces)
         return held < self._service.connections_max and not (self._pool is not None and self._pool.saturated)
 
     def _resume_accepting(self) -> None:
@@ -305,16 +310,16 @@ class Worker:
         self._service.environs.welcome(arrival.route)
         connection = Connection(self, arrival.sock, arrival.route, arrival.requests)
         handshake_s = min(self.patience.head_s, HANDSHAKE_S_MAX) if tls is not None else None
-        opening = self._loop.connect_accepted_socket(
-            lambda: connection, arrival.sock, ssl=tls, ssl_handshake_timeout=handshake_s
+        self._arriving += 1
+        drive(
+            self._loop.connect_accepted_socket(
+                lambda: connection, arrival.sock, ssl=tls, ssl_handshake_timeout=handshake_s
+            ),
+            self._arrived,
         )
-        task = self._loop.create_task(opening)
-        self._arriving.add(task)
-        task.add_done_callback(self._arrived)
 
-    def _arrived(self, task: asyncio.Task[Any]) -> None:
-        self._arriving.discard(task)
-        error = None if task.cancelled() else task.exception()
+    def _arrived(self, error: BaseException | None) -> None:
+        self._arriving -= 1
         if isinstance(error, (ssl.SSLError, ConnectionError, TimeoutError)):  # a scanner, or a client without TLS
             self._log.debug("handshake-failed", reason=str(error))
         elif error is not None:
@@ -391,20 +396,28 @@ class Worker:
             self._arm_sweep()
         self._part_with(connection)
 
-    def begin(self, connection: Connection, request: Admitted, spool: Spool | None) -> Run:
+    def serve(self, connection: Connection, request: Admitted, spool: Spool | None) -> None:
         """See `Home`."""
         self._requests += 1
         route = connection.route
-        body, body_bytes = (io.BytesIO(), 0) if spool is None else (spool.rewound(), spool.size_bytes)
-        environ = self._service.environs.make(request, body, body_bytes, route)
-        gateway = self._secure_gateway if route.secure else self._gateway
-
-        def exchange(emit: Callable[[bytes], None]) -> Exchange:
-            return Exchange(gateway, request, environ, emit, sends_files=not route.secure)
-
-        if self._pool is not None:
-            return ThreadRun(connection, exchange, self._loop, self._pool)
-        return InlineRun(connection, exchange, self._loop)
+        if spool is None:
+            environ = self._make_environ(request, BytesIO(), 0, route)
+        else:
+            environ = self._make_environ(request, spool.rewound(), spool.size_bytes, route)
+        exchange = Exchange(self._gateway, request, environ)
+        if route.secure:
+            exchange.sends_files = False
+            exchange.gateway = self._secure_gateway
+        pool = self._pool
+        run: Run | None
+        if pool is None:
+            run = run_inline(connection, exchange, self._loop)
+            if run is None:
+                return
+        else:
+            run = ThreadRun(connection, exchange, self._loop, pool)
+            pool.submit(run.work)
+        connection.running(run)
 
     def send_file(self, connection: Connection, part: FilePart) -> FileSender:
         """See `Home`."""

@@ -5,10 +5,10 @@ thread, as fast as the client takes them; the first piece begins with the head. 
 `SystemExit`, ends this exchange and nothing else.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from time import time
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -21,19 +21,16 @@ from graceserve.worker.http.response import (
     NO_BODY,
     Framing,
     Header,
-    Written,
-    check_status,
     early_hints,
-    http_date,
     plain,
     render,
+    status_line,
     without_length,
     write,
 )
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 Piece: TypeAlias = bytes | FilePart
-_NOTHING = Written("", 0, None)
 
 
 class ClientGone(ConnectionError):
@@ -48,24 +45,33 @@ class Outcome(Enum):
     BROKEN = "broken"  # it has a part: only the end of the connection can tell it so
 
 
-@dataclass(frozen=True, slots=True)
+OPEN, COMPLETE, BROKEN = Outcome  # a member looked up in its class takes 100 ns on Python 3.11
+_LENGTH = Framing.LENGTH
+
+
+@dataclass(slots=True)
 class Gateway:
-    """What all exchanges of a worker have in common. `close_now` is asked when a head is made."""
+    """What all exchanges of a worker have in common. `close_now` is asked when a head is made, once `draining`."""
 
     app: WSGIApplication
     log: Log
     close_now: Callable[[], bool]
+    draining: bool = False  # only the worker sets it
 
 
 class Exchange:
     """A request and its response. Only one thread at a time uses it."""
 
     # No __slots__: what most exchanges never change are defaults of the class, which makes one a third cheaper.
-    outcome = Outcome.OPEN
-    status_line = ""  # "404 Not Found"; empty until start_response
+    outcome = OPEN
+    status = ""  # "404 Not Found"; empty until start_response
     headers: list[Header] = []  # noqa: RUF012  # the app's own list; never changed here
     body_bytes = 0  # of the response's body so far
-    _written = _NOTHING
+    emit: Callable[[bytes], None]  # of an app that calls write(): the run's; raises `ClientGone` if nobody reads
+    sends_files = True  # whether `pull` may give a `FilePart`
+    _lines = ""  # the status line and the app's headers
+    _says = 0
+    _bodyless = False  # HEAD, 204, 304; from start_response on
     _head_sent = False
     _framing = Framing.NONE
     _left: int | None = None  # bytes that Content-Length still promises
@@ -74,22 +80,12 @@ class Exchange:
     _file: FilePart | None = None
     _closed = False
 
-    def __init__(
-        self, gateway: Gateway, request: Admitted, environ: dict[str, Any], emit: Callable[[bytes], None],
-        *, sends_files: bool = False,
-    ) -> None:  # fmt: skip
-        """`emit` is where the pieces of an app that calls `write()` go; it raises `ClientGone` when nobody reads.
-
-        `sends_files`: whether `pull` may give a `FilePart`.
-        """
-        self._gateway = gateway
+    def __init__(self, gateway: Gateway, request: Admitted, environ: dict[str, Any]) -> None:
+        self.gateway = gateway
         self.request = request
         self.environ = environ
         self.keep_alive = request.keep_alive
-        self._emit = emit
-        self._sends_files = sends_files
-        if request.protocol == "HTTP/1.1":  # RFC 9110 15.2: no 1xx to older clients
-            environ["wsgi.early_hints"] = self._hint
+        environ["wsgi.early_hints"] = self._hint
 
     @property
     def ends_by_close(self) -> bool:
@@ -97,19 +93,29 @@ class Exchange:
         return self._framing is Framing.CLOSE
 
     @property
-    def status(self) -> int:
+    def status_code(self) -> int:
         """What the client is told, 0 before that is known."""
-        return int(self.status_line[:3]) if self.status_line else 0
+        return int(self.status[:3]) if self.status else 0
+
+    def first(self) -> Piece | None:
+        """`pull`, and `close` if that was all."""
+        piece = self.pull()
+        if self.outcome is not OPEN:
+            self.close()
+        return piece
 
     def pull(self) -> Piece | None:
         """The next piece, None at the end (and the last one may be known by its `outcome`). Calls the app at first.
 
         Never raises.
         """
-        if self.outcome is not Outcome.OPEN:
+        if self.outcome is not OPEN:
             return None
         try:
-            return self._call() if self._result is None else self._next()
+            if self._result is not None:
+                return self._next()
+            result = self._result = self.gateway.app(self.environ, self.start_response)
+            return self._whole(result) if type(result) is list or type(result) is tuple else self._lazily(result)
         except BaseException as error:  # SystemExit, too: an app must not end its server
             return self._failed(error)
 
@@ -118,7 +124,8 @@ class Exchange:
         if self._closed:
             return
         self._closed = True
-        result, self._result, self._iterator = self._result, None, None
+        result = self._result
+        self._result = self._iterator = None
         self.environ.pop("wsgi.early_hints", None)  # a cycle otherwise
         if type(result) is list:
             return
@@ -141,52 +148,49 @@ class Exchange:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # a cycle through the frame otherwise
-        elif self.status_line:
+        elif self.status:
             raise RuntimeError("start_response was called twice, without exc_info")
-        status = check_status(status)
-        self._written = write(headers)
-        self._left = self._written.length
-        self.status_line, self.headers = status, headers
+        begin = status_line(status)
+        lines, self._says, self._left = write(headers)
+        self._lines = begin + lines
+        self.status, self.headers = status, headers
+        self._bodyless = status[:3] in NO_BODY or self.request.variables["REQUEST_METHOD"] == "HEAD"
+        if self._left is not None and status.startswith("204"):
+            self._lines = begin + without_length(headers)
         return self._write
 
     def _write(self, data: bytes) -> None:
-        self._emit(self._framed(_bytes(data)))
+        self.emit(self._framed(_bytes(data)))
 
     def _hint(self, headers: list[Header]) -> None:
         """`wsgi.early_hints` (as gunicorn's): a 103 response in front of the one to come. RFC 8297."""
-        if not self._head_sent:
-            self._emit(early_hints(headers))
+        if not self._head_sent and not self.request.is_http10:  # RFC 9110 15.2: no 1xx to older clients
+            self.emit(early_hints(headers))
 
     # --- pieces
 
-    def _call(self) -> Piece | None:
-        result = self._gateway.app(self.environ, self.start_response)
-        self._result = result
-        if type(result) is list or type(result) is tuple:
-            return self._whole(result[0] if len(result) == 1 else b"".join(result))
-        if type(result) is FileWrapper and self._sends_files and not self._head_sent and not self._has_no_body():
+    def _whole(self, result: Sequence[bytes]) -> Piece | None:
+        """A body that is known as a whole, and so is all of the response (unless its length is a lie)."""
+        data = result[0] if len(result) == 1 else b"".join(result)
+        if type(data) is not bytes:
+            data = _bytes(data)
+        left = self._left
+        if self._bodyless or self._head_sent or (left is not None and left != len(data)):
+            self._iterator = iter((data,))
+            return self._next()
+        head = self._head(f"Content-Length: {len(data)}\r\n" if left is None else "")
+        self.body_bytes = len(data)
+        self.outcome = COMPLETE
+        return head + data
+
+    def _lazily(self, result: Iterable[bytes]) -> Piece | None:
+        """A body whose end is not known."""
+        if type(result) is FileWrapper and self.sends_files and not self._head_sent and not self._bodyless:
             part = part_of(result)
             if part is not None:
                 return self._file_head(part)
         self._iterator = iter(result)
         return self._next()
-
-    def _whole(self, data: bytes) -> Piece | None:
-        """A body that is known as a whole, and so is all of the response (unless its length is a lie)."""
-        if type(data) is not bytes:
-            data = _bytes(data)
-        if self._left is None and not self._head_sent and not self._has_no_body():
-            self._left = len(data)
-            head = self._head(f"Content-Length: {len(data)}\r\n")
-        elif self._left == len(data) and not self._head_sent and not self._has_no_body():
-            head = self._head("")
-        else:
-            self._iterator = iter((data,))
-            return self._next()
-        self._framing, self._left = Framing.LENGTH, 0
-        self.body_bytes = len(data)
-        self.outcome = Outcome.COMPLETE
-        return head + data
 
     def _next(self) -> Piece | None:
         if self._file is not None:
@@ -194,9 +198,9 @@ class Exchange:
         assert self._iterator is not None
         for item in self._iterator:
             data = item if type(item) is bytes else _bytes(item)
-            if data and not self._has_no_body():
+            if data and not self._bodyless:
                 return self._framed(data)
-            if self.status_line and self._has_no_body():
+            if self._bodyless:
                 break  # the head is all there is
         return self._end()
 
@@ -208,9 +212,9 @@ class Exchange:
         else:
             own, part.left_bytes = "", self._left
         head = self._head(own)
-        self._framing = Framing.LENGTH
+        self._framing = _LENGTH
         if not self._left:
-            self.outcome = Outcome.COMPLETE
+            self.outcome = COMPLETE
         self._file = part
         return head
 
@@ -225,12 +229,12 @@ class Exchange:
 
     def _framed(self, data: bytes) -> bytes:
         head = b"" if self._head_sent else self._head(self._choose_framing())
-        if self._has_no_body():
+        if self._bodyless:
             return head
         if self._framing is Framing.CHUNKED:
             self.body_bytes += len(data)
             return b"%b%x\r\n%b\r\n" % (head, len(data), data) if data else head
-        if self._framing is Framing.LENGTH:
+        if self._framing is _LENGTH:
             data = self._within_length(data)
         self.body_bytes += len(data)
         return head + data if head else data
@@ -238,35 +242,32 @@ class Exchange:
     def _within_length(self, data: bytes) -> bytes:
         assert self._left is not None
         if len(data) > self._left:
-            self._gateway.log.error("app-body-too-long", over_bytes=len(data) - self._left, **self._what())
+            self.gateway.log.error("app-body-too-long", over_bytes=len(data) - self._left, **self._what())
             data = data[: self._left]
-            self.outcome = Outcome.COMPLETE  # the client has what it was promised
+            self.outcome = COMPLETE  # the client has what it was promised
         self._left -= len(data)
         return data
 
     def _head(self, own: str) -> bytes:
         """`own` are the header lines that tell the framing."""
-        if not self.status_line:
+        if not self.status:
             raise RuntimeError("the app gave its body before it called start_response")
-        if self.keep_alive and self._gateway.close_now():
+        if self.gateway.draining and self.gateway.close_now():
             self.keep_alive = False
         if not self.keep_alive:
             own += "Connection: close\r\n"
-        elif self.request.protocol == "HTTP/1.0":
+        elif self.request.variables["SERVER_PROTOCOL"] == "HTTP/1.0":
             own += "Connection: keep-alive\r\n"
-        written = self._written
-        if written.length is not None and self.status_line.startswith("204"):
-            written = without_length(self.headers)
         self._head_sent = True
-        return render(self.status_line, written, own, _date())
+        return render(self._lines, self._says, own, time())  # the one place where a worker needs the wall clock
 
     def _choose_framing(self) -> str:
         """The header lines that tell it."""
-        if self._has_no_body():
+        if self._bodyless:
             self._framing = Framing.NONE
         elif self._left is not None:
-            self._framing = Framing.LENGTH
-        elif self.request.protocol == "HTTP/1.0":
+            self._framing = _LENGTH
+        elif self.request.is_http10:
             self._framing = Framing.CLOSE
             self.keep_alive = False
         else:
@@ -277,45 +278,41 @@ class Exchange:
     def _end(self) -> bytes | None:
         if not self._head_sent:
             return self._without_body()
-        if self._framing is Framing.LENGTH and self._left:
-            self._gateway.log.error("app-body-too-short", missing_bytes=self._left, **self._what())
-            self.outcome = Outcome.BROKEN
+        if self._framing is _LENGTH and self._left:
+            self.gateway.log.error("app-body-too-short", missing_bytes=self._left, **self._what())
+            self.outcome = BROKEN
             return None
-        self.outcome = Outcome.COMPLETE
+        self.outcome = COMPLETE
         return b"0\r\n\r\n" if self._framing is Framing.CHUNKED else None
 
     def _without_body(self) -> bytes:
         """A head is all there is."""
-        if not self.status_line:
+        if not self.status:
             raise RuntimeError("the app returned without calling start_response")
-        if self._has_no_body():
+        if self._bodyless:
             head = self._head("")
         elif self._left:
             raise RuntimeError(f"Content-Length promises {self._left} bytes, the body is empty")
         else:
             head = self._head("Content-Length: 0\r\n" if self._left is None else "")
-            self._framing = Framing.LENGTH
-        self.outcome = Outcome.COMPLETE
+            self._framing = _LENGTH
+        self.outcome = COMPLETE
         return head
 
     def _failed(self, error: BaseException) -> bytes | None:
         if isinstance(error, ClientGone):
-            self.outcome = Outcome.BROKEN
+            self.outcome = BROKEN
             return None
         self._log_error("app-error", error)
         if self._head_sent:
-            self.outcome = Outcome.BROKEN
+            self.outcome = BROKEN
             return None
-        self.outcome = Outcome.COMPLETE
-        self._head_sent, self.status_line, self.headers = True, "500 Internal Server Error", []
-        if self._gateway.close_now():
+        self.outcome = COMPLETE
+        self._head_sent, self.status, self.headers = True, "500 Internal Server Error", []
+        if self.gateway.draining and self.gateway.close_now():
             self.keep_alive = False
-        http10 = self.request.protocol == "HTTP/1.0"
-        connection = ("keep-alive" if http10 else "") if self.keep_alive else "close"
-        return plain(500, _date(), connection, body=self.request.method != "HEAD")
-
-    def _has_no_body(self) -> bool:
-        return self.status_line[:3] in NO_BODY or self.request.method == "HEAD"
+        connection = ("keep-alive" if self.request.is_http10 else "") if self.keep_alive else "close"
+        return plain(500, time(), connection, body=self.request.method != "HEAD")
 
     def _what(self) -> dict[str, str]:
         return {"method": self.request.method, "path": self.request.path}
@@ -325,7 +322,7 @@ class Exchange:
             name, detail = type(error).__name__, tail(stack(error))
         except BaseException:  # its __str__ or its very traceback fails: say at least that
             name, detail = "unprintable", ""
-        self._gateway.log.error(event, detail, error=name, **self._what())
+        self.gateway.log.error(event, detail, error=name, **self._what())
 
 
 def _bytes(item: object) -> bytes:
@@ -334,7 +331,3 @@ def _bytes(item: object) -> bytes:
     if isinstance(item, bytes | bytearray | memoryview):
         return bytes(item)
     raise TypeError(f"the body must be bytes, not {type(item).__name__}")
-
-
-def _date() -> str:
-    return http_date(int(time.time()))  # the one place where a worker needs the wall clock

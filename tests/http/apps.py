@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -134,6 +135,23 @@ def big(environ: Environ, start: Start) -> Iterable[bytes]:
     return [b"b" * size]
 
 
+def file(environ: Environ, start: Start) -> Iterable[bytes]:
+    """A file of ?size zeros that the kernel can send, from its second byte on: ?size&promise promises another length."""
+    size, _, promised = environ["QUERY_STRING"].partition("&")
+    opened = tempfile.TemporaryFile()
+    opened.truncate(int(size) + 1)
+    opened.seek(1)
+    start("200 OK", [*TEXT, *([("Content-Length", promised)] if promised else [])])
+    wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](opened)
+    return wrapped
+
+
+def hints(environ: Environ, start: Start) -> Iterable[bytes]:
+    environ["wsgi.early_hints"]([("Link", "</style.css>; rel=preload; as=style")])
+    start("200 OK", TEXT)
+    return [b"hinted"]
+
+
 def writes(environ: Environ, start: Start) -> Iterable[bytes]:
     write = start("200 OK", TEXT)
     write(b"written, ")
@@ -183,6 +201,6 @@ PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/version": version, "/echo": echo, "/dump": dump, "/shop-only": shop_only,
     "/sleep": sleep, "/gate": gate, "/stream": stream,
     "/lengthy": lengthy, "/marked": marked, "/endless": endless, "/broken-stream": broken_stream, "/raises": raises,
-    "/big": big, "/writes": writes, "/context": context, "/async": asynchronous, "/until-drained": until_drained,
+    "/big": big, "/writes": writes, "/file": file, "/hints": hints, "/context": context, "/async": asynchronous, "/until-drained": until_drained,
     "/where": where, "/injects": injects,
 }  # fmt: skip

@@ -9,12 +9,19 @@ import pytest
 import uvloop
 
 from graceserve.logs import Log
-from graceserve.worker.connection import Connection, Patience, Request, State
-from graceserve.worker.environ import Peer, Route, Site, constants, environ
-from graceserve.worker.http.h11_port import H11Parser
+from graceserve.worker.connection import Connection, State
+from graceserve.worker.environ import Environs, Peer, Route, Site, constants
+from graceserve.worker.filesend import FileSender
+from graceserve.worker.filewrapper import FilePart, FileWrapper
+from graceserve.worker.forwarded import Trust
+from graceserve.worker.http.heads import heads
+from graceserve.worker.http.policy import Admitted
 from graceserve.worker.http.port import Limits
-from graceserve.worker.runs import InlineRun
-from graceserve.worker.wsgi import Exchange
+from graceserve.worker.http.reader import Reader
+from graceserve.worker.patience import Pace, Patience
+from graceserve.worker.runs import run_inline
+from graceserve.worker.spool import Spool
+from graceserve.worker.wsgi import Exchange, Gateway
 from tests.http.apps import app
 from tests.http.harness import PATIENCE_S
 
@@ -24,34 +31,42 @@ GET = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"
 class Desk:
     """A `Home` for one connection, with a clock that stands still."""
 
-    limits = Limits()
     patience = Patience(keep_alive_s=75)
+    draining = watches = False
 
     def __init__(self) -> None:
         self.loop = uvloop.new_event_loop()
         self.time = 1000.0
         self.over = False
         self.refusals: list[int] = []
+        self.heads = heads("auto")
+        self.environs = Environs(constants(1, 1, None, None, FileWrapper), Trust.of(""), frozenset())
+        self.gateway = Gateway(app, Log(), bool)
         ours, self.client = socket.socketpair()
         self.client.setblocking(False)
-        self.connection = Connection(self, ours, Route(Site("unix:x"), Peer()), 0)
+        route = Route(Site("unix:x"), Peer())
+        self.environs.welcome(route)
+        self.connection = Connection(self, ours, route, 0)
         self.loop.run_until_complete(self.loop.connect_accepted_socket(lambda: self.connection, ours))
 
     def now(self) -> float:
         return self.time
 
-    def parser(self) -> H11Parser:
-        return H11Parser(self.limits)
+    def reader(self) -> Reader:
+        return Reader(self.heads, Limits())
 
-    def begin(self, connection: Connection, request: Request) -> InlineRun:
-        constant = constants(1, 1, None, None, None)
-        made = environ(request.admitted, request.spool.rewound(), 0, connection.route, constant)
-        exchange = Exchange(app, made, Log(), keep_alive=request.admitted.keep_alive, close_now=lambda: False)
-        return InlineRun(connection, exchange, self.loop)
+    def serve(self, connection: Connection, request: Admitted, spool: Spool | None) -> None:
+        made = self.environs.make(request, spool and spool.rewound(), 0, connection.route)
+        run = run_inline(connection, Exchange(self.gateway, request, made), self.loop)
+        if run is not None:
+            connection.running(run)
+
+    def send_file(self, connection: Connection, part: FilePart) -> FileSender:
+        return FileSender(self.loop, connection.sock, part, connection.file_sent)
 
     def opened(self, connection: Connection) -> None: ...
 
-    def served(self, connection: Connection) -> None: ...
+    def served(self, connection: Connection, exchange: Exchange) -> None: ...
 
     def rested(self, connection: Connection) -> None: ...
 
@@ -136,19 +151,38 @@ def test_a_head_has_a_total_whatever_its_pace(desk: Desk) -> None:
     assert desk.answer().startswith(b"HTTP/1.1 408 ")
 
 
+def body_so_far(desk: Desk, size: int) -> None:
+    """Wait until so much of it has been read."""
+    desk.until(lambda: not desk.unread() and desk.connection.body_bytes == size)
+
+
 def test_a_body_may_be_slow_but_not_stop(desk: Desk) -> None:
-    desk.send(b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\n", State.BODY)
-    for _ in range(2):
+    desk.send(b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 1000000\r\n\r\n", State.BODY)
+    for number in range(1, 6):
+        desk.client.sendall(b"x" * 40_000)
+        body_so_far(desk, number * 40_000)
         desk.pass_(59)
-        desk.client.sendall(b"x")
-        desk.until(lambda: desk.connection.since == desk.time)
+        assert not desk.refusals
     desk.pass_(61)
     assert desk.refusals == [408]
 
 
-def test_a_reader_that_stops_is_cut_off(desk: Desk) -> None:
-    desk.send(b"GET /big?3000000 HTTP/1.1\r\nHost: t\r\n\r\n", State.RUNNING)
-    assert desk.connection.unsent_bytes
+def test_a_body_in_drops_has_an_end(desk: Desk) -> None:
+    """Each byte comes in time, and yet it would take a year."""
+    desk.send(b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 1000000\r\n\r\n", State.BODY)
+    for number in range(1, 13):
+        desk.client.sendall(b"x")
+        body_so_far(desk, number)
+        desk.pass_(5)
+        assert not desk.refusals
+    desk.pass_(1)
+    assert desk.refusals == [408]
+
+
+@pytest.mark.parametrize("target", ["/big?3000000", "/file?3000000"])
+def test_a_reader_that_stops_is_cut_off(desk: Desk, target: str) -> None:
+    desk.send(f"GET {target} HTTP/1.1\r\nHost: t\r\n\r\n".encode(), State.RUNNING if "file" in target else State.IDLE)
+    desk.until(lambda: desk.connection.unsent_bytes)
     for _ in range(5):
         desk.pass_(59)
         held = desk.connection.unsent_bytes
@@ -159,6 +193,19 @@ def test_a_reader_that_stops_is_cut_off(desk: Desk) -> None:
     desk.pass_(59)
     desk.pass_(2)
     desk.until(lambda: desk.over)
+
+
+def test_a_pace() -> None:
+    """60 seconds, and one more for each 500 bytes; but never 60 without any."""
+    pace = Pace(60.0, now=1000.0, bytes_so_far=5)
+    assert not pace.too_slow(1060.0, 5)
+    assert pace.too_slow(1060.1, 5)
+    assert not pace.too_slow(1060.1, 505)
+    assert not pace.too_slow(1061.0, 505)
+    assert pace.too_slow(1061.1, 505)
+    assert not pace.too_slow(1061.1, 1_000_005)
+    assert pace.too_slow(1122.0, 1_000_005), "nothing for 60 s, whatever was earned before"
+    assert not Pace(float("inf"), 0.0).too_slow(1e9, 0)
 
 
 def test_a_refused_client_that_goes_on_is_closed_in_the_end(desk: Desk) -> None:
@@ -175,7 +222,7 @@ def test_an_idle_connection_with_an_unsent_response_does_not_move(desk: Desk) ->
     desk.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     desk.send(b"GET /big?50000 HTTP/1.1\r\nHost: t\r\n\r\n", State.IDLE)
     assert desk.connection.requests == 1 and desk.connection.unsent_bytes
-    assert not desk.connection.can_move()
+    assert not desk.connection.at_rest
     got = 0
 
     def all_read() -> bool:
@@ -187,22 +234,22 @@ def test_an_idle_connection_with_an_unsent_response_does_not_move(desk: Desk) ->
         return got > 50_000
 
     desk.until(all_read)
-    assert desk.connection.can_move()
+    assert desk.connection.at_rest
 
 
 @pytest.mark.parametrize("held", [b"G", GET[:-1], b"\r", b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nx"])
 def test_a_connection_of_which_bytes_are_held_does_not_move(desk: Desk, held: bytes) -> None:
-    assert desk.connection.can_move()
+    assert desk.connection.at_rest
     desk.client.sendall(held)
-    desk.until(lambda: not desk.connection.can_move())
+    desk.until(lambda: not desk.connection.at_rest)
     desk.until(lambda: not desk.unread())
-    assert not desk.connection.can_move()
+    assert not desk.connection.at_rest
 
 
 def test_what_comes_while_it_holds_still_stays_in_the_kernel(desk: Desk) -> None:
     desk.connection.hold_still()
     desk.client.sendall(GET)
     desk.loop.run_until_complete(asyncio.sleep(0.02))
-    assert desk.unread() and desk.connection.can_move()
+    assert desk.unread() and desk.connection.at_rest
     desk.connection.go_on()
     desk.until(lambda: desk.connection.requests == 1)

@@ -15,7 +15,7 @@ from graceserve.logs import Log
 from graceserve.worker.environ import Environs, Peer, Route, Site, constants
 from graceserve.worker.filewrapper import FilePart, FileWrapper
 from graceserve.worker.forwarded import Trust
-from graceserve.worker.http.policy import Admitted, Body
+from graceserve.worker.http.policy import Admitted
 from graceserve.worker.http.response import http_date
 from graceserve.worker.wsgi import ClientGone, Exchange, Gateway, Outcome
 
@@ -31,18 +31,21 @@ class Run:
         self, app: App, *, method: str = "GET", http10: bool = False, keep_alive: bool = True, closing: bool = False
     ) -> None:
         reader, writer = os.pipe()
-        protocol = "HTTP/1.0" if http10 else "HTTP/1.1"
-        request = Admitted(method, "/p", "/p", "", protocol, {"HTTP_HOST": "h"}, keep_alive, False, Body.NONE, 0)
+        request = Admitted(
+            {
+                "REQUEST_METHOD": method, "RAW_URI": "/p", "REQUEST_URI": "/p", "PATH_INFO": "/p", "QUERY_STRING": "",
+                "SERVER_PROTOCOL": "HTTP/1.0" if http10 else "HTTP/1.1", "HTTP_HOST": "h",
+            }
+        )  # fmt: skip
+        request.keep_alive = keep_alive
         environs = Environs(constants(1, 1, None, sys.stderr, FileWrapper), Trust.of(""), frozenset())
         route = Route(Site("s", "h", "1"), Peer("p"))
         environs.welcome(route)
         self.pieces: list[bytes] = []
-        self.exchange = Exchange(
-            Gateway(app, Log(writer), lambda: closing),
-            request,
-            environs.make(request, BytesIO(), 0, route),
-            self.pieces.append,
-        )
+        gateway = Gateway(app, Log(writer), lambda: closing, draining=closing)
+        self.exchange = Exchange(gateway, request, environs.make(request, BytesIO(), 0, route))
+        self.exchange.sends_files = False
+        self.exchange.emit = self.pieces.append
         while (piece := self.exchange.pull()) is not None:
             assert not isinstance(piece, FilePart), "was not asked for"
             self.pieces.append(piece)
@@ -305,7 +308,8 @@ def test_an_app_that_writes_to_nobody_is_stopped_without_a_traceback() -> None:
     reader, writer = os.pipe()
     run = Run(says(b"unused"))
     app: Any = lambda environ, start: start("200 OK", TEXT)(b"a")  # noqa: E731
-    exchange = Exchange(Gateway(app, Log(writer), bool), run.exchange.request, run.exchange.environ, gone)
+    exchange = Exchange(Gateway(app, Log(writer), bool), run.exchange.request, run.exchange.environ)
+    exchange.emit = gone
     assert exchange.pull() is None and exchange.outcome is Outcome.BROKEN
     os.close(writer)
     with open(reader) as file:

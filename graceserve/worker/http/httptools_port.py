@@ -16,6 +16,9 @@ from graceserve.worker.http.h11_port import H11Heads
 from graceserve.worker.http.port import Broken, Head
 
 
+_ONE = ord("1")
+
+
 class _Callbacks:
     """What llhttp finds, where `parse` looks for it."""
 
@@ -31,14 +34,15 @@ class _Callbacks:
 class HttptoolsHeads:
     """See `port.Heads`."""
 
-    __slots__ = ("_fields", "_h11", "_parser", "_targets", "_unfinished")
+    __slots__ = ("_fields", "_found", "_h11", "_parser", "_targets", "_unfinished")
 
     def __init__(self) -> None:
         self._h11 = H11Heads()
+        self._found = Head(b"", b"", b"", ())  # one for all, as the fields are
         self._renew()
 
     def parse(self, raw: bytes) -> Head | Broken:
-        """See `port.Heads`. The head's fields are good until the next call."""
+        """See `port.Heads`. The head is good until the next call."""
         fields, targets, unfinished = self._fields, self._targets, self._unfinished
         fields.clear()
         targets.clear()
@@ -57,12 +61,16 @@ class HttptoolsHeads:
 
     def _head(self, raw: bytes, fields: dict[bytes, bytes], targets: list[bytes]) -> Head | Broken:
         """What llhttp read, if it is beyond doubt."""
-        method = self._parser.get_method()
-        if len(targets) == 1:
-            line = b"%b %b HTTP/1." % (method, targets[0])
-            # one more space, HTTP/0.9 and 2.0, RTSP: llhttp takes them; of a repeated field it kept the last one
-            if raw.startswith(line) and len(fields) == raw.count(b"\n") - 2 and b"#" not in targets[0]:
-                return Head(method, targets[0], b"1.1" if raw[len(line)] == 0x31 else b"1.0", fields.items())
+        if len(targets) == 1 and len(fields) == raw.count(b"\n") - 2:  # of a repeated field it kept the last one
+            method, target = self._parser.get_method(), targets[0]
+            begin = len(method) + 1
+            end = begin + len(target)
+            # one more space, HTTP/0.9 and 2.0, RTSP: llhttp takes them
+            if raw.startswith(target, begin) and raw.startswith(b" HTTP/1.", end):
+                head = self._found
+                head.method, head.target, head.fields = method, target, fields.items()
+                head.version = b"1.1" if raw[end + 8] == _ONE else b"1.0"
+                return head
         return self._h11.parse(raw)
 
     def _renew(self) -> None:

@@ -5,7 +5,7 @@ the `reader`'s and the `policy`'s to say, so that all parsers give the same serv
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -19,21 +19,24 @@ class Limits:
     field_bytes_max: int = 8190  # a field line
     body_bytes_max: int = 1 << 30
     header_map: str = "drop"  # names with an underscore: `--header-map`
+    unsuspicious_bytes: int = field(init=False)  # a head no longer than this is within all limits of bytes
 
-    @property
-    def unsuspicious_bytes(self) -> int:
-        """A head no longer than this is within all limits of bytes."""
-        return min(self.line_bytes_max, self.field_bytes_max, self.head_bytes_max)
+    def __post_init__(self) -> None:
+        smallest = min(self.line_bytes_max, self.field_bytes_max, self.head_bytes_max)
+        object.__setattr__(self, "unsuspicious_bytes", smallest)
 
 
 @dataclass(slots=True)  # not frozen: one is made a request, and freezing costs more than the rest of it
 class Head:
-    """A request's head as it was received. Names are in any case, in order, repeated as they came."""
+    """A request's head as it was received, good until the next one is parsed.
+
+    Names are in any case, in order, repeated as they came; values may have white space around them.
+    """
 
     method: bytes
     target: bytes
     version: bytes  # b"1.1"
-    fields: Collection[tuple[bytes, bytes]]  # without white space around the values; until the next head is parsed
+    fields: Collection[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 """The response head: what the app may say, and its bytes. Pure; used in a worker.
 
 Raises `ValueError` and `TypeError` for what an app must not send, before a byte of it is sent. On the way of every
-response: a header name is looked up, a value is one test of the interpreter's, and the rest is putting strings together.
+response: lines that were sent before are not looked at again, and the rest is putting strings together.
 """
 
 import re
-from enum import Enum, IntFlag
+from enum import Enum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TypeAlias
 
 Header = tuple[str, str]
 
@@ -19,7 +19,6 @@ _HOP_BY_HOP = frozenset(
      "transfer-encoding", "upgrade")  # PEP 3333, "Other HTTP Features": the connection is the server's
 )  # fmt: skip
 NO_BODY = frozenset(("204", "304"))  # RFC 9110 15.3.5, 15.4.5
-NAMES_MAX = 1024  # that are remembered
 SERVER = "graceserve"
 
 _PHRASES = {
@@ -39,144 +38,117 @@ class Framing(Enum):
     CLOSE = "close"  # HTTP/1.0 without a length: the end of the connection
 
 
-class Says(IntFlag):
-    """Headers of the app that the server would else add."""
+# Headers of the app that the server would else add.
+SAYS_LENGTH, SAYS_DATE, SAYS_SERVER = 1, 2, 4
+_RULED = {"content-length": SAYS_LENGTH, "date": SAYS_DATE, "server": SAYS_SERVER}
+_MARK = "\0"  # in front of a line that says one of them: no line holds this character itself
+LINES_MAX = 512  # that are remembered: most responses repeat most of their lines
 
-    NOTHING = 0
-    LENGTH = 1
-    DATE = 2
-    SERVER = 4
-
-
-class Written(NamedTuple):
-    """An app's headers as text, each line with its end."""
-
-    text: str
-    says: int  # `Says`; a plain int, whose tests cost less
-    length: int | None  # of Content-Length
+Written: TypeAlias = tuple[str, int, int | None]  # lines with their ends, SAYS_* together, Content-Length
 
 
-_RULED = {"content-length": int(Says.LENGTH), "date": int(Says.DATE), "server": int(Says.SERVER)}
-_names: dict[str, tuple[str, int]] = {}  # name -> how its line begins, what it says
-
-
-def check_status(status: str) -> str:
-    """The status line's rest, as "200 OK"."""
-    if status in _statuses:
-        return status
+@lru_cache(256)
+def status_line(status: str) -> str:
+    """The line of a status like "200 OK", with its end."""
     if not isinstance(status, str):
         raise TypeError(f"status must be a str, not {type(status).__name__}")
     if not _STATUS.fullmatch(status):
         raise ValueError(f"bad status {status!r}: three digits, a space and a reason, 200 or above")
     status.encode("latin-1")
-    return status if len(status) > 3 else status + " "
-
-
-_statuses = frozenset(
-    ("200 OK", "201 Created", "202 Accepted", "204 No Content", "206 Partial Content", "301 Moved Permanently",
-     "302 Found", "303 See Other", "304 Not Modified", "400 Bad Request", "401 Unauthorized", "403 Forbidden",
-     "404 Not Found", "405 Method Not Allowed", "500 Internal Server Error", "503 Service Unavailable")
-)  # fmt: skip  # good ones that are frequent
+    return f"HTTP/1.1 {status if len(status) > 3 else status + ' '}\r\n"
 
 
 def write(headers: list[Header]) -> Written:
     """The lines, after a look at each: that it is a pair of strings with nothing in it that would end its line or
     speak for the server. Raises `ValueError` also for a Content-Length that is no number, or two of them."""
-    if type(headers) is not list:
-        _check_list(headers)
-    text, says, length = "", 0, None
-    for pair in headers:
-        try:
-            name, value = pair
-            begin, what = _names.get(name) or _learn(name)
-            if not (value.isascii() and value.isprintable()):
-                _check_value(name, value)
-        except (TypeError, AttributeError, ValueError) as error:
-            raise _explained(pair, error) from None
-        if type(pair) is not tuple:
-            _check_pair(pair)
-        if what:
-            if what == Says.LENGTH:
-                length = _length(value, says)
-            says |= what
-        text += begin + value + "\r\n"
-    return Written(text, says, length)
-
-
-def _check_list(headers: object) -> None:
     if not isinstance(headers, list):
         raise TypeError(f"headers must be a list, not {type(headers).__name__}")
+    try:
+        text = "".join(map(_line, headers))
+    except TypeError:  # what can't be a key of the cache is no pair of strings either
+        for pair in headers:
+            _check_pair(pair)
+        raise
+    return _ruled(text) if _MARK in text else (text, 0, None)
+
+
+@lru_cache(LINES_MAX)
+def _line(pair: Header) -> str:
+    _check_pair(pair)
+    name, value = pair
+    what = _named(name)
+    if not (value.isascii() and value.isprintable()) and _BAD_VALUE.search(value):  # latin-1 and tabs are good
+        raise ValueError(f"header {name} has a character that no header may have: {value!r}")
+    if what == SAYS_LENGTH and not (value.isascii() and value.isdecimal() and len(value) < 20):
+        raise ValueError(f"bad Content-Length {value!r}")
+    return f"{_MARK if what else ''}{name}: {value}\r\n"
 
 
 def _check_pair(pair: object) -> None:
     if not isinstance(pair, tuple) or len(pair) != 2:
         raise TypeError(f"a header must be a tuple (name, value), not {pair!r}")
-
-
-def _explained(pair: object, error: Exception) -> Exception:
-    """What is wrong with a header, in the app developer's words."""
-    try:
-        _check_pair(pair)
-    except TypeError as wrong:
-        return wrong
-    assert isinstance(pair, tuple)
     if not isinstance(pair[0], str) or not isinstance(pair[1], str):
-        return TypeError(f"a header's name and value must be str: {pair!r}")
-    return error
+        raise TypeError(f"a header's name and value must be str: {pair!r}")
 
 
-def _learn(name: str) -> tuple[str, int]:
+@lru_cache(LINES_MAX)
+def _named(name: str) -> int:
+    """What a header of this name says for the server, usually nothing (0)."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"bad header name {name!r}")
-    lower = name.lower()
-    if lower in _HOP_BY_HOP:
+    if name.lower() in _HOP_BY_HOP:
         raise ValueError(f"header {name} is the server's to send (PEP 3333, hop-by-hop)")
-    known = (f"{name}: ", _RULED.get(lower, 0))
-    if len(_names) < NAMES_MAX:
-        _names[name] = known
-    return known
+    return _RULED.get(name.lower(), 0)
 
 
-def _check_value(name: str, value: str) -> None:
-    """Latin-1, and tabs, are good."""
-    if _BAD_VALUE.search(value):
-        raise ValueError(f"header {name} has a character that no header may have: {value!r}")
+def _ruled(text: str) -> Written:
+    first, *marked = text.split(_MARK)
+    says, length = 0, None
+    for lines in marked:
+        name, _, rest = lines.partition(": ")
+        what = _named(name)
+        if what == SAYS_LENGTH:
+            if length is not None:
+                raise ValueError("two Content-Length headers")
+            length = int(rest[: rest.index("\r")])
+        says |= what
+    return first + "".join(marked), says, length
 
 
-def _length(value: str, says: int) -> int:
-    if says & Says.LENGTH or not (value.isascii() and value.isdecimal() and len(value) < 20):
-        raise ValueError(f"bad Content-Length {value!r}" + (": there are two" if says & Says.LENGTH else ""))
-    return int(value)
-
-
-def without_length(headers: list[Header]) -> Written:
+def without_length(headers: list[Header]) -> str:
     """The lines without Content-Length, which no 204 may have (RFC 9110 8.6)."""
-    return write([(name, value) for name, value in headers if name.lower() != "content-length"])
+    return write([(name, value) for name, value in headers if name.lower() != "content-length"])[0]
 
 
-def render(status: str, written: Written, own: str, date: str) -> bytes:
-    """The head. `own` are the server's lines about framing and connection, each with its end."""
-    if not written.says & (Says.DATE | Says.SERVER):
-        return f"HTTP/1.1 {status}\r\n{written.text}Server: {SERVER}\r\nDate: {date}\r\n{own}\r\n".encode("latin-1")
-    server = "" if written.says & Says.SERVER else f"Server: {SERVER}\r\n"
-    dated = "" if written.says & Says.DATE else f"Date: {date}\r\n"
-    return f"HTTP/1.1 {status}\r\n{written.text}{server}{dated}{own}\r\n".encode("latin-1")
+def render(lines: str, says: int, own: str, unix_s: float) -> bytes:
+    """The head. `lines` are the status line and the app's; `own` the server's about framing and connection."""
+    if says > SAYS_LENGTH:
+        date = "" if says & SAYS_DATE else f"Date: {http_date(int(unix_s))}\r\n"
+        server = "" if says & SAYS_SERVER else f"Server: {SERVER}\r\n"
+        return f"{lines}{server}{date}{own}\r\n".encode("latin-1")
+    return f"{lines}{_dated(int(unix_s))}{own}\r\n".encode("latin-1")
+
+
+@lru_cache(2)
+def _dated(unix_s: int) -> str:
+    """The lines that the server adds to nearly every response."""
+    return f"Server: {SERVER}\r\nDate: {http_date(unix_s)}\r\n"
 
 
 def early_hints(headers: list[Header]) -> bytes:
     """A 103 response (RFC 8297)."""
-    return f"HTTP/1.1 103 Early Hints\r\n{write(headers).text}\r\n".encode("latin-1")
+    return f"HTTP/1.1 103 Early Hints\r\n{write(headers)[0]}\r\n".encode("latin-1")
 
 
-def plain(status: int, date: str, connection: str = "close", *, body: bool = True) -> bytes:
+def plain(status: int, unix_s: float, connection: str = "close", *, body: bool = True) -> bytes:
     """A whole response of the server's own: status and its phrase as text. `body`: False for HEAD."""
     phrase = _PHRASES.get(status, "Error")
     text = f"{status} {phrase}\n"
-    headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))]
+    lines = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n"
     if status == 405:
-        headers.append(("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))  # RFC 9110 15.5.6
+        lines += "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"  # RFC 9110 15.5.6
     own = f"Connection: {connection}\r\n" if connection else ""
-    head = render(f"{status} {phrase}", write(headers), own, date)
+    head = render(lines, 0, own, unix_s)
     return head + text.encode() if body else head
 
 
