@@ -156,6 +156,17 @@ def believed(text: str) -> str:
     return ",".join(names)
 
 
+def access_format(text: str) -> str:
+    """The access log's format, checked by what makes its lines."""
+    from graceserve.worker.access_format import compile_format  # noqa: PLC0415  # re, json: only where it is given
+
+    try:
+        compile_format(words(text))
+    except ValueError as error:
+        raise ValueError(f"is not a format: {error}") from None
+    return text
+
+
 def app(text: str) -> str:
     """MODULE:CALLABLE, with gunicorn's default for the callable."""
     module, colon, name = text.partition(":")
@@ -315,7 +326,7 @@ OPTIONS: tuple[Option, ...] = (
            "control socket as a file; by default it has no file (abstract)", restart=True),
     Option("access_logfile", ("--access-log", "--access-logfile"), words, "", "FILE", _LOG,
            "log each request to this file, `-` is stdout; opened again at USR1"),
-    Option("access_logformat", ("--access-logformat",), words,
+    Option("access_logformat", ("--access-logformat",), access_format,
            '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"', "FORMAT", _LOG,
            "gunicorn's atoms, or `json`"),
     Option("error_logfile", ("--log-file", "--error-logfile"), words, "-", "FILE", _LOG,

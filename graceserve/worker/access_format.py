@@ -8,6 +8,7 @@ is ASCII, but for what the format itself says.
 
 import binascii
 import re
+from codecs import unicode_escape_encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -139,9 +140,9 @@ _HARMLESS = bytes(code for code in range(0x20, 0x7F) if code not in b'"\\')
 
 
 def escaped(text: str) -> str:
-    """In ASCII, and harmless between double quotes: a byte becomes `\\xNN`, another character `\\uNNNN`. At the speed of C:
-    a client may send kilobytes to be escaped, and the loop waits."""
-    return text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
+    """In ASCII, harmless between double quotes: a byte becomes `\\xNN`, another character `\\uNNNN`. Quick, as a client
+    may send kilobytes of them while the loop waits."""
+    return unicode_escape_encode(text)[0].decode("ascii").replace('"', '\\"')
 
 
 def _harmful_in(text: str) -> bytes:
@@ -287,13 +288,14 @@ def _json_values(values: list[Any], cut: int | None) -> list[str]:
 
 
 def _json_string(text: str) -> str:
-    """UTF-8 out of the bytes that WSGI's strings stand for. Other bytes, and halves of pairs, look as in Python: a lone
-    surrogate would be JSON, but not every reader's."""
+    """Of WSGI's strings, which are bytes, the text if they are UTF-8. Else each byte stays a character."""
     if text.isascii():
         return quoted(text)
     try:
-        return quoted(text.encode("latin-1").decode("utf-8", "backslashreplace"))
-    except UnicodeEncodeError:  # not of WSGI
+        return quoted(text.encode("latin-1").decode())
+    except UnicodeDecodeError:
+        return quoted(text)
+    except UnicodeEncodeError:  # not of WSGI; halves of pairs look as in Python: they are JSON, but not every reader's
         return quoted(text.encode("utf-8", "backslashreplace").decode())
 
 

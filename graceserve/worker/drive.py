@@ -1,7 +1,7 @@
 """Running a coroutine of the loop's without a task. Shell; used in a worker's loop.
 
-A task wants its loop to be announced as the thread's running one, which the app must not see. What is driven here awaits
-nothing but the loop's own futures.
+A task wants its loop to be announced as the thread's running one, which the app must not see. What is driven here
+awaits nothing but the loop's own futures.
 """
 
 from collections.abc import Callable, Coroutine

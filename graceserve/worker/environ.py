@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from graceserve.worker.forwarded import NOTHING, Told, Trust, read
+from graceserve.worker.forwarded import Told, Trust, read
 from graceserve.worker.http.policy import Admitted, Body
 
 _CHUNKED = Body.CHUNKED  # a member looked up in its class takes 100 ns on Python 3.11
@@ -70,6 +70,7 @@ class Environs:
         self._constant = constant
         self._trust = trust
         self._believed = believed
+        self._believes_more = not believed <= {"x-forwarded-for", "x-forwarded-proto"}
         self._script_name = script_name.rstrip("/")
         self._bases: dict[tuple[Site, bool], dict[str, Any]] = {}
 
@@ -98,10 +99,9 @@ class Environs:
             made["CONTENT_LENGTH"] = str(body_bytes)
         if self._script_name:
             _mount(made, self._script_name)
-        if route.trusted:
-            told = read(made, self._believed, self._trust, route.peer.address)
-            if told is not NOTHING:
-                _believe(made, told)
+        told = "HTTP_X_FORWARDED_FOR" in made or "HTTP_X_FORWARDED_PROTO" in made or self._believes_more
+        if told and route.trusted:
+            _believe(made, read(made, self._believed, self._trust, route.peer.address))
         if not route.site.host:
             made["SERVER_NAME"], made["SERVER_PORT"] = _server(made.get("HTTP_HOST", ""), made["wsgi.url_scheme"])
         return made

@@ -1,5 +1,6 @@
-"""`wsgi.file_wrapper`: files that the app returns, and what of them the kernel can send (sendfile(2)). Shell; worker."""
+"""`wsgi.file_wrapper`: files that the app returns, and what the kernel can send of them. Shell; used in a worker."""
 
+import io
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from typing import IO
 
 FILE_BLOCK_BYTES = 65_536  # where the app names no size
+_PLAIN = (io.FileIO, io.BufferedReader, io.BufferedRandom)
 
 
 class FileWrapper(Iterable[bytes]):
@@ -33,13 +35,19 @@ class FilePart:
 
 
 def part_of(wrapper: FileWrapper) -> FilePart | None:
-    """What is left of a regular file; None of anything else, which is to be read."""
+    """What is left of a regular file; None of anything else, which is to be read.
+
+    Of Python's own file objects only: others may have a descriptor whose bytes are not theirs (gzip, a cipher).
+    """
+    file = wrapper.file
+    if type(getattr(file, "raw", file)) is not io.FileIO or type(file) not in _PLAIN:
+        return None
     try:
-        fd = wrapper.file.fileno()
+        fd = file.fileno()
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:  # /proc/version says 0
             return None
-        offset = wrapper.file.tell()  # not the descriptor's own, which is ahead where the file object buffers
-    except (AttributeError, OSError, ValueError):  # BytesIO, a closed file, an object that only reads
+        offset = file.tell()  # not the descriptor's own, which is ahead where the file object buffers
+    except (OSError, ValueError):  # a closed file
         return None
     return FilePart(fd, offset, max(0, status.st_size - offset))

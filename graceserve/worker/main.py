@@ -16,6 +16,7 @@ from graceserve.template.load import AppError, WSGIApplication
 from graceserve.wire.channel import Channel
 from graceserve.wire.messages import WorkerFailed, WorkerHello, WorkerReady, tail
 from graceserve.worker.accept import Acceptor
+from graceserve.worker.access_log import AccessLog
 from graceserve.worker.boot import boot
 from graceserve.worker.draining import Draining
 from graceserve.worker.environ import Environs, constants
@@ -66,6 +67,7 @@ def run(post: Post, channel: Channel, inbox: Channel, listeners: list[tuple[str,
     try:
         tls = context(settings)
         parser = heads(settings.http)
+        access = access_of(settings)
         booted = boot(settings.app, post.app, settings.warmup, environs)
     except AppError as error:
         channel.send(WorkerFailed(error.reason, tail(error.detail)))
@@ -84,6 +86,7 @@ def run(post: Post, channel: Channel, inbox: Channel, listeners: list[tuple[str,
         log=log,
         expected=expected_of(settings),
         tls=tls,
+        access=access,
     )
     worker = Worker(service, channel, Acceptor(listeners, inbox, log))
     if not channel.send(WorkerReady(booted.import_s, booted.warmup_s)):
@@ -130,6 +133,16 @@ def patience_of(settings: Settings) -> Patience:
         write_s=settings.write_timeout or NEVER_S,
         body_bytes_max=settings.limit_request_body or sys.maxsize,
     )
+
+
+def access_of(settings: Settings) -> AccessLog | None:
+    """Where requests are logged. Raises `AppError`."""
+    if not settings.access_logfile:
+        return None
+    made = AccessLog(settings.access_logfile, settings.access_logformat)
+    if made.problem:
+        raise AppError(f"--access-log {settings.access_logfile}: {made.problem}; correct the path or its permissions")
+    return made
 
 
 def expected_of(settings: Settings) -> Expected | None:

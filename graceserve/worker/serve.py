@@ -6,6 +6,7 @@ by system calls, and leaves the rest to the loop.
 """
 
 import asyncio
+import os
 import ssl
 import time
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from graceserve.template.load import WSGIApplication
 from graceserve.wire import messages as m
 from graceserve.wire.channel import Channel, close_all
 from graceserve.worker.accept import Acceptor
+from graceserve.worker.access_format import Entry, refused
+from graceserve.worker.access_log import FLUSH_S, AccessLog
 from graceserve.worker.connection import Connection
 from graceserve.worker.draining import Draining
 from graceserve.worker.drive import drive
@@ -32,6 +35,7 @@ from graceserve.worker.handoff import Arrival, hand_over
 from graceserve.worker.http.policy import Admitted
 from graceserve.worker.http.port import Heads, Limits
 from graceserve.worker.http.reader import Reader
+from graceserve.worker.http.response import Header
 from graceserve.worker.lifecycle import STOP_LINGER_S, Fate, Input, Order, State, Terms, Way, step
 from graceserve.worker.patience import Patience
 from graceserve.worker.pool import Pool
@@ -45,6 +49,7 @@ SWEEP_S = 1.0  # how often time limits are looked at, while there are connection
 SWEEP_SLICE = 500  # connections looked at in one go: about half a millisecond
 DRAIN_SWEEP_S = 0.05  # the same in a drain, where idle connections are handed over or closed
 HANDSHAKE_S_MAX = 3600.0  # of `--head-timeout 0`
+TURN_S = 0.002  # of app calls in a row; from here answers are sent first
 EXHAUSTED_S = 1.0  # no accepting for this long when descriptors or memory ran out
 ANSWER_S = 1.0  # for the master to answer a SIGTERM by hand: at a stop there is a queue to be emptied first
 RETRY_S = 0.05  # when the master's end of the channel is full
@@ -66,7 +71,7 @@ class Service:
     log: Log
     expected: Expected | None = None  # the PROXY protocol
     tls: ssl.SSLContext | None = None
-    access: Any = None
+    access: AccessLog | None = None
 
 
 class Worker:
@@ -91,10 +96,12 @@ class Worker:
         self._orphan = False  # the master is gone
         self._sweep: asyncio.TimerHandle | None = None
         self._unswept: list[Connection] = []
+        self._waiting: list[Connection] = []  # for `advance`
         self._prefaces: set[Preface] = set()
         self._arriving = 0  # accepted, but not opened yet
         self._connections: set[Connection] = set()
         self._requests = 0
+        self._pid = os.getpid()
         self._gateway = Gateway(service.app, service.log, self._announces_close)
         self._make_environ = service.environs.make
         self.watches = self._pool is not None or service.access is not None
@@ -114,6 +121,9 @@ class Worker:
             self._loop.run_forever()
         finally:
             obey_no_more()
+            if self._service.access is not None:
+                self._flush_access()
+                self._service.access.close()
             self._loop.remove_reader(self._acceptor.fileno())
             self._loop.remove_reader(self._channel.fileno())
             self._loop.close()
@@ -166,8 +176,8 @@ class Worker:
                 self._channel.send(m.Pong(self._requests, len(self._connections), busy))  # the next one comes soon
             case m.Reopen():
                 self._log.reopen()
-                if self._service.access is not None:
-                    self._service.access.reopen()
+                if self._service.access is not None and not self._service.access.reopen():
+                    self._log.error("access-log-not-reopened", reason=self._service.access.problem)
             case _:
                 self._log.warning("worker-ignored", message=type(message).__name__, name=getattr(message, "name", ""))
         close_all(fds)
@@ -425,6 +435,11 @@ class Worker:
 
     def served(self, connection: Connection, exchange: Exchange) -> None:
         """See `Home`."""
+        if self._service.access is not None:
+            self._note(
+                self._service.access, exchange.environ, exchange.status, exchange.headers, exchange.body_bytes,
+                self.now() - connection.since,
+            )  # fmt: skip
         if self._pool is not None:
             self._resume_accepting()
             self._end_if_empty()
@@ -441,11 +456,44 @@ class Worker:
 
     def refused(self, connection: Connection, status: int, reason: str) -> None:
         """See `Home`."""
-        self._log.debug("request-refused", status=status, reason=reason, peer=connection.route.peer.address)
+        peer = connection.route.peer.address
+        self._log.debug("request-refused", status=status, reason=reason, peer=peer)
+        if self._service.access is not None:
+            took_s = self.now() - connection.since
+            self._note(self._service.access, refused(peer), str(status), [], 0, took_s)
+
+    def _note(  # noqa: PLR0913, PLR0917 - what a line tells
+        self, access: AccessLog, environ: dict[str, Any], status: str, headers: list[Header], size: int, took_s: float
+    ) -> None:
+        if access.add(Entry(environ, status, headers, size, took_s, time.time(), self._pid)):
+            self._loop.call_later(FLUSH_S, self._flush_access)
+
+    def _flush_access(self) -> None:
+        access = self._service.access
+        if access is not None:
+            if access.flush():
+                self._loop.call_later(FLUSH_S, self._flush_access)
+            if dropped := access.take_dropped():
+                self._log.warning("access-log-dropped", lines=dropped, reason=access.problem)
 
     def soon(self, connection: Connection) -> None:
         """See `Home`."""
-        self._loop.call_soon(connection.advance)
+        if not self._waiting:
+            self._loop.call_soon(self._advance)
+        self._waiting.append(connection)
+
+    def _advance(self) -> None:
+        """Serve those whose bytes have come. The loop sends what they are answered when this is over, therefore it
+        does not go on for long: where the app takes its time, each answer leaves at once."""
+        waiting, self._waiting = self._waiting, []
+        until = self.now() + TURN_S
+        for number, connection in enumerate(waiting, 1):
+            connection.advance()
+            if self.now() > until and number < len(waiting):
+                if not self._waiting:
+                    self._loop.call_soon(self._advance)
+                self._waiting[:0] = waiting[number:]
+                break
 
     def _is_draining(self) -> bool:
         """Asked on app threads, too."""

@@ -160,11 +160,14 @@ class Exchange:
         return self._write
 
     def _write(self, data: bytes) -> None:
+        if self.outcome is not OPEN or self._closed:  # else what an app has kept would write into a later response
+            raise RuntimeError("write() after the end of the response")
         self.emit(self._framed(_bytes(data)))
 
     def _hint(self, headers: list[Header]) -> None:
         """`wsgi.early_hints` (as gunicorn's): a 103 response in front of the one to come. RFC 8297."""
-        if not self._head_sent and not self.request.is_http10:  # RFC 9110 15.2: no 1xx to older clients
+        in_time = not self._head_sent and not self._closed
+        if in_time and not self.request.is_http10:  # RFC 9110 15.2: no 1xx to older clients
             self.emit(early_hints(headers))
 
     # --- pieces
@@ -190,6 +193,9 @@ class Exchange:
             if part is not None:
                 return self._file_head(part)
         self._iterator = iter(result)
+        if _is_single(result):  # PEP 3333, "Handling the Content-Length Header"
+            for item in self._iterator:
+                return self._whole((item,))
         return self._next()
 
     def _next(self) -> Piece | None:
@@ -198,10 +204,10 @@ class Exchange:
         assert self._iterator is not None
         for item in self._iterator:
             data = item if type(item) is bytes else _bytes(item)
-            if data and not self._bodyless:
+            if data:
+                if self._bodyless:
+                    break  # the head is all there is
                 return self._framed(data)
-            if self._bodyless:
-                break  # the head is all there is
         return self._end()
 
     def _file_head(self, part: FilePart) -> bytes:
@@ -323,6 +329,13 @@ class Exchange:
         except BaseException:  # its __str__ or its very traceback fails: say at least that
             name, detail = "unprintable", ""
         self.gateway.log.error(event, detail, error=name, **self._what())
+
+
+def _is_single(result: Iterable[bytes]) -> bool:
+    try:
+        return len(result) == 1  # type: ignore[arg-type]  # most have no length
+    except Exception:
+        return False
 
 
 def _bytes(item: object) -> bytes:

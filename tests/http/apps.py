@@ -136,9 +136,9 @@ def big(environ: Environ, start: Start) -> Iterable[bytes]:
 
 
 def file(environ: Environ, start: Start) -> Iterable[bytes]:
-    """A file of ?size zeros that the kernel can send, from its second byte on: ?size&promise promises another length."""
+    """A file of ?size zeros that the kernel can send, from its second byte on; ?size&promised lies about it."""
     size, _, promised = environ["QUERY_STRING"].partition("&")
-    opened = tempfile.TemporaryFile()
+    opened = tempfile.TemporaryFile()  # noqa: SIM115 - the server closes it
     opened.truncate(int(size) + 1)
     opened.seek(1)
     start("200 OK", [*TEXT, *([("Content-Length", promised)] if promised else [])])
@@ -201,6 +201,7 @@ PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/version": version, "/echo": echo, "/dump": dump, "/shop-only": shop_only,
     "/sleep": sleep, "/gate": gate, "/stream": stream,
     "/lengthy": lengthy, "/marked": marked, "/endless": endless, "/broken-stream": broken_stream, "/raises": raises,
-    "/big": big, "/writes": writes, "/file": file, "/hints": hints, "/context": context, "/async": asynchronous, "/until-drained": until_drained,
+    "/big": big, "/writes": writes,
+    "/file": file, "/hints": hints, "/context": context, "/async": asynchronous, "/until-drained": until_drained,
     "/where": where, "/injects": injects,
 }  # fmt: skip

@@ -25,11 +25,15 @@ LINE = "%({who}e)s %({number}e)s %({filler}e)s"
 
 # A worker of its own: writes numbered lines, says at the end what became of them.
 PROGRAM = f"""
-import json, os, sys
+import json, os, resource, sys
 from graceserve.worker.access_format import Entry
 from graceserve.worker.access_log import AccessLog
 path, who, lines = sys.argv[1], sys.argv[2], int(sys.argv[3])
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+if "fallback" in sys.argv:  # no descriptor is left to open stdout anew
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
 log = AccessLog(path, {LINE!r})
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 for number in range(lines):
     environ = {{"who": who, "number": number, "filler": who * (number % 300)}}
     log.add(Entry(environ, "200 OK", [], 0, 0.0, 0.0, 1))
@@ -44,8 +48,8 @@ def entry(line: str) -> Entry:
     return Entry({"graceserve.request_line": line}, "400 Bad Request", [], 0, 0.0, 0.0, 1)
 
 
-def start(path: str, who: str, lines: int, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROGRAM, path, who, str(lines)]
+def start(path: str, who: str, lines: int, stdout: int = subprocess.DEVNULL, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, path, who, str(lines), *more]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
@@ -309,14 +313,14 @@ def test_a_line_too_long_for_a_pipe_loses_the_ends_of_its_values(
     assert (tmp_path / "access.log").stat().st_size == 100_001, "a file takes it whole"
 
 
-@pytest.mark.parametrize("kind", ["pipe", "socket"])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "fallback"])
 def test_workers_whose_stdout_nobody_reads_do_not_wait(kind: str) -> None:
     """All at once, so that one fills the room that another has just seen. Their stdout stays a blocking one."""
-    if kind == "pipe":
-        read_fd, write_fd = os.pipe()
-    else:
+    if kind == "socket":
         read_fd, write_fd = (sock.detach() for sock in socket.socketpair())
-    processes = [start("-", who, LINES * 2, write_fd) for who in "abcd"]
+    else:
+        read_fd, write_fd = os.pipe()
+    processes = [start("-", who, LINES * 2, write_fd, kind) for who in "abcd"]
     os.close(write_fd)
     ends = [ended(process) for process in processes]
     os.set_blocking(read_fd, False)

@@ -125,9 +125,10 @@ def test_what_is_stronger_wins(option: Option) -> None:
     if option.is_switch or option.field == "config":
         return
     written, expected = SAMPLES[option.field]
-    weak = {"app": "other:app", "bind": "127.0.0.1:1", "env": "X=1", "warmup": "/", "log_level": "debug", "http": "httptools",
-            "header_map": "dangerous", "forwarded_allow_ips": "::2", "forwarded_headers": "x-forwarded-port",
-            "proxy_protocol": "v1", "proxy_allow_ips": "::2"}.get(
+    weak = {"app": "other:app", "bind": "127.0.0.1:1", "env": "X=1", "warmup": "/", "log_level": "debug",
+            "http": "httptools", "header_map": "dangerous", "forwarded_allow_ips": "::2",
+            "forwarded_headers": "x-forwarded-port",
+            "proxy_protocol": "v1", "access_logformat": "%(h)s", "proxy_allow_ips": "::2"}.get(
         option.field, "3"
     )
     toml = f'{option.key} = "{weak}"'

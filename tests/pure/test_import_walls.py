@@ -24,6 +24,7 @@ PURE = (
     *sorted(f"graceserve.fleet.{path.stem}" for path in (PACKAGE / "fleet").glob("[a-z]*.py")),
     "graceserve.worker.lifecycle", "graceserve.worker.environ", "graceserve.worker.patience",
     "graceserve.worker.forwarded", "graceserve.worker.proxyproto",
+    "graceserve.worker.access_format",
     "graceserve.worker.http.policy", "graceserve.worker.http.port", "graceserve.worker.http.reader",
     "graceserve.worker.http.chunked", "graceserve.worker.http.response",
 )  # fmt: skip

@@ -22,6 +22,7 @@ UNIX = Route(Site("unix:/run/a.sock"), Peer())
 def made(
     head: str,
     route: Route = TCP,
+    *,
     body: bytes = b"",
     threads: int = 1,
     script_name: str = "",

@@ -15,8 +15,7 @@ import httptools
 from graceserve.worker.http.h11_port import H11Heads
 from graceserve.worker.http.port import Broken, Head
 
-
-_ONE = ord("1")
+_VERSIONS = {b" HTTP/1.1": b"1.1", b" HTTP/1.0": b"1.0"}  # and what stands before it
 
 
 class _Callbacks:
@@ -34,7 +33,7 @@ class _Callbacks:
 class HttptoolsHeads:
     """See `port.Heads`."""
 
-    __slots__ = ("_fields", "_found", "_h11", "_parser", "_targets", "_unfinished")
+    __slots__ = ("_feed", "_fields", "_found", "_h11", "_method", "_targets", "_unfinished")
 
     def __init__(self) -> None:
         self._h11 = H11Heads()
@@ -45,33 +44,29 @@ class HttptoolsHeads:
         """See `port.Heads`. The head is good until the next call."""
         fields, targets, unfinished = self._fields, self._targets, self._unfinished
         fields.clear()
-        targets.clear()
         unfinished.append(True)
         try:
-            self._parser.feed_data(raw)
+            self._feed(raw)
         except httptools.HttpParserUpgrade:  # RFC 9110 7.8: it may be ignored, and is
             pass
         except httptools.HttpParserError:
+            targets.clear()
+        if not targets:  # refused, or waiting for more where the head should have ended
             self._renew()
             return self._h11.parse(raw)
-        head = self._head(raw, fields, targets)
+        head = self._found
+        head.target = target = targets.pop()
+        head.method = method = self._method()
+        end = raw.find(b"\r")
+        version = _VERSIONS.get(raw[end - 9 : end])
+        head.fields = fields.items()
         if unfinished:  # a body or an upgrade is announced, which llhttp is not to read
             self._renew()
+        # One more space, HTTP/0.9 and 2.0, RTSP: llhttp takes them. Of a repeated field it kept the last one.
+        if version is None or end != len(method) + len(target) + 10 or raw.count(b"\n") != len(fields) + 2:
+            return self._h11.parse(raw)
+        head.version = version
         return head
-
-    def _head(self, raw: bytes, fields: dict[bytes, bytes], targets: list[bytes]) -> Head | Broken:
-        """What llhttp read, if it is beyond doubt."""
-        if len(targets) == 1 and len(fields) == raw.count(b"\n") - 2:  # of a repeated field it kept the last one
-            method, target = self._parser.get_method(), targets[0]
-            begin = len(method) + 1
-            end = begin + len(target)
-            # one more space, HTTP/0.9 and 2.0, RTSP: llhttp takes them
-            if raw.startswith(target, begin) and raw.startswith(b" HTTP/1.", end):
-                head = self._found
-                head.method, head.target, head.fields = method, target, fields.items()
-                head.version = b"1.1" if raw[end + 8] == _ONE else b"1.0"
-                return head
-        return self._h11.parse(raw)
 
     def _renew(self) -> None:
         callbacks = _Callbacks()
@@ -79,4 +74,4 @@ class HttptoolsHeads:
         parser: Any = httptools.HttpRequestParser(callbacks)
         # each head is fed alone, so nothing can hide behind one that says `Connection: close`
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._parser = parser
+        self._feed, self._method = parser.feed_data, parser.get_method

@@ -110,7 +110,7 @@ def environ_key(name: bytes) -> str:
     return key if key in _CGI and b"_" not in name else f"HTTP_{key}"
 
 
-def admit(head: Head, limits: Limits) -> Admitted | Refused:
+def admit(head: Head, limits: Limits) -> Admitted | Refused:  # noqa: C901 - flat, and a call costs more than a test
     """The request, or why it is refused."""
     fields, version = head.fields, head.version
     if len(fields) > limits.fields_max:
@@ -198,7 +198,10 @@ def _check_line(made: dict[str, str], host: str | None) -> Refused | None:
         return _check_method(method)
     if "#" in target:
         return Refused(400, "fragment in the request target")
-    if target.startswith("/") or (target == "*" and method == "OPTIONS"):
+    if target == "*" and method == "OPTIONS":
+        made["PATH_INFO"] = ""  # the server as a whole: RFC 3875 4.1.5 lets a path be empty or begin with a slash
+        return None
+    if target.startswith("/"):
         return None
     return _take_absolute(made, target)
 

@@ -50,15 +50,6 @@ class Reader:
         """Whether the request that was given last is complete without a body."""
         return self._body is _NONE
 
-    def read(self, data: bytes) -> Event | None:
-        """`receive`, and the next event."""
-        if self._body is _NONE and self._start == len(self._held):
-            # The hot path: nothing is held, and just one head has come.
-            if data.find(b"\r\n\r\n") + 4 == len(data) <= self._unsuspicious_bytes and data[0] > _NOT_HTTP:
-                return self._parse(data)
-        self.receive(data)
-        return self.next_event()
-
     def receive(self, data: bytes) -> None:
         """Keep bytes from the client."""
         if self._start == len(self._held):
@@ -80,14 +71,20 @@ class Reader:
     # --- the head
 
     def _next_head(self) -> Admitted | Refused | None:
-        raw = self._find()
-        if not isinstance(raw, bytes):
-            return raw
+        raw = self._held
+        if self._start or raw[-4:] != b"\r\n\r\n" or b"\r\n\r\n" in raw[:-1] or raw[0] < _NOT_HTTP:
+            found = self._find()
+            if not isinstance(found, bytes):
+                return found
+            raw = found
+        # else the usual case: just one head has come
         if len(raw) > self._unsuspicious_bytes:
             refused = self._measure(raw, whole=True)
             if refused is not None:
                 return refused
-        self._use(len(raw))
+        self._start += len(raw)
+        if self._start == len(self._held):
+            self._held, self._start = b"", 0  # an idle connection keeps no memory
         self._searched = self._start
         return self._parse(raw)
 

@@ -103,6 +103,9 @@ def _named(name: str) -> int:
 
 def _ruled(text: str) -> Written:
     first, *marked = text.split(_MARK)
+    if len(marked) == 1 and marked[0].startswith("Content-Length: "):  # the usual one
+        lines = marked[0]
+        return first + lines, SAYS_LENGTH, int(lines[16 : lines.find("\r")])
     says, length = 0, None
     for lines in marked:
         name, _, rest = lines.partition(": ")
@@ -110,13 +113,14 @@ def _ruled(text: str) -> Written:
         if what == SAYS_LENGTH:
             if length is not None:
                 raise ValueError("two Content-Length headers")
-            length = int(rest[: rest.index("\r")])
+            length = int(rest[: rest.find("\r")])
         says |= what
     return first + "".join(marked), says, length
 
 
 def without_length(headers: list[Header]) -> str:
     """The lines without Content-Length, which no 204 may have (RFC 9110 8.6)."""
+    write(headers)
     return write([(name, value) for name, value in headers if name.lower() != "content-length"])[0]
 
 
@@ -136,8 +140,8 @@ def _dated(unix_s: int) -> str:
 
 
 def early_hints(headers: list[Header]) -> bytes:
-    """A 103 response (RFC 8297)."""
-    return f"HTTP/1.1 103 Early Hints\r\n{write(headers)[0]}\r\n".encode("latin-1")
+    """A 103 response (RFC 8297); no 1xx has a Content-Length (RFC 9110 8.6)."""
+    return f"HTTP/1.1 103 Early Hints\r\n{without_length(headers)}\r\n".encode("latin-1")
 
 
 def plain(status: int, unix_s: float, connection: str = "close", *, body: bool = True) -> bytes:
