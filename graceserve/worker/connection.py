@@ -274,8 +274,13 @@ class Connection(asyncio.Protocol):
 
     def advance(self) -> None:
         """Parse what has come, as far as the next complete request."""
-        if self._parses:
-            self._follow(self._reader.next_event())
+        if not self._parses:
+            return
+        event = self._reader.next_event()
+        if type(event) is Admitted and event.body is _BODYLESS:
+            self._dispatch(event)  # the hot path
+        else:
+            self._follow(event)
 
     def _follow(self, event: Event | None) -> None:
         while event is not None:

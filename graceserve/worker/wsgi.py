@@ -21,12 +21,10 @@ from graceserve.worker.http.response import (
     NO_BODY,
     Framing,
     Header,
+    begin,
     early_hints,
     plain,
     render,
-    status_line,
-    without_length,
-    write,
 )
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -45,6 +43,7 @@ class Outcome(Enum):
     BROKEN = "broken"  # it has a part: only the end of the connection can tell it so
 
 
+COPIED_BYTES_MAX = 65_536  # a longer body is sent as the app's own object: a thousand slow readers may share it
 OPEN, COMPLETE, BROKEN = Outcome  # a member looked up in its class takes 100 ns on Python 3.11
 _LENGTH = Framing.LENGTH
 
@@ -150,13 +149,9 @@ class Exchange:
                 exc_info = None  # a cycle through the frame otherwise
         elif self.status:
             raise RuntimeError("start_response was called twice, without exc_info")
-        begin = status_line(status)
-        lines, self._says, self._left = write(headers)
-        self._lines = begin + lines
+        self._lines, self._says, self._left = begin(status, headers)
         self.status, self.headers = status, headers
         self._bodyless = status[:3] in NO_BODY or self.request.variables["REQUEST_METHOD"] == "HEAD"
-        if self._left is not None and status.startswith("204"):
-            self._lines = begin + without_length(headers)
         return self._write
 
     def _write(self, data: bytes) -> None:
@@ -182,6 +177,9 @@ class Exchange:
             self._iterator = iter((data,))
             return self._next()
         head = self._head(f"Content-Length: {len(data)}\r\n" if left is None else "")
+        if len(data) > COPIED_BYTES_MAX:
+            self._framing, self._left, self._iterator = _LENGTH, len(data), iter((data,))
+            return head
         self.body_bytes = len(data)
         self.outcome = COMPLETE
         return head + data

@@ -354,3 +354,44 @@ def test_with_threads_only_what_can_begin_is_accepted(tmp_path: Path) -> None:
         for client in busy:
             assert client.response().body == b"went"
             client.sock.close()
+
+
+# --- files, early hints
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 5_000_000])
+def test_a_file_goes_out_whole_and_the_connection_stays(client: Client, size: int) -> None:
+    answer = client.get(f"/file?{size}")
+    assert (len(answer.body), answer.headers["content-length"], answer.complete) == (size, str(size), True)
+    assert client.get("/").body == b"hello"
+
+
+def test_a_file_shorter_than_promised_breaks_the_connection(client: Client, worker: Worker) -> None:
+    answer = client.get("/file?1000&2000")
+    assert (len(answer.body), answer.complete) == (1000, False)
+    eventually(lambda: "app-body-too-short missing_bytes=1000" in worker.log().replace(" gen=7 worker=70", ""))
+
+
+def test_no_more_of_a_file_than_promised(client: Client) -> None:
+    assert client.get("/file?1000&10").body == b"\0" * 10
+    assert client.get("/").body == b"hello"
+
+
+def test_many_files_at_once_to_clients_that_read_slowly(at: Stage) -> None:
+    """More than there are app threads: a reader of a file holds none."""
+    clients = [at.connect() for _ in range(10)]
+    for client in clients:
+        client.send(b"GET /file?3000000 HTTP/1.1\r\nHost: t\r\n\r\n")
+    assert at.get("/").body == b"hello"
+    for client in clients:
+        assert len(client.response().body) == 3_000_000
+        client.sock.close()
+
+
+def test_early_hints(client: Client) -> None:
+    client.send(b"GET /hints HTTP/1.1\r\nHost: t\r\n\r\n")
+    early = client.response()
+    assert (early.status, early.headers) == (103, {"link": "</style.css>; rel=preload; as=style"})
+    assert client.response().body == b"hinted"
+    client.send(b"GET /hints HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    assert client.response().body == b"hinted", "HTTP/1.0 knows no 1xx"

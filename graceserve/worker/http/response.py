@@ -45,6 +45,28 @@ _MARK = "\0"  # in front of a line that says one of them: no line holds this cha
 LINES_MAX = 512  # that are remembered: most responses repeat most of their lines
 
 Written: TypeAlias = tuple[str, int, int | None]  # lines with their ends, SAYS_* together, Content-Length
+HEADS_MAX = 256  # that are remembered: many responses of an app begin alike
+
+
+def begin(status: str, headers: list[Header]) -> Written:
+    """The status line and the app's headers, after a look at them. Raises as `status_line` and `write` do."""
+    if type(headers) is list:
+        try:
+            return _begin(status, *headers)
+        except TypeError:  # what can't be a key of the cache is no pair of strings either, which `write` explains
+            pass
+    line = status_line(status)
+    text, says, length = write(headers)
+    return line + text, says, length
+
+
+@lru_cache(HEADS_MAX)
+def _begin(status: str, *headers: Header) -> Written:
+    line = status_line(status)
+    text, says, length = write(list(headers))
+    if length is not None and status.startswith("204"):
+        text = without_length(list(headers))
+    return line + text, says, length
 
 
 @lru_cache(256)
@@ -119,7 +141,7 @@ def _ruled(text: str) -> Written:
 
 
 def without_length(headers: list[Header]) -> str:
-    """The lines without Content-Length, which no 204 may have (RFC 9110 8.6)."""
+    """The lines without Content-Length, which no 204 and no 1xx may have (RFC 9110 8.6)."""
     write(headers)
     return write([(name, value) for name, value in headers if name.lower() != "content-length"])[0]
 
