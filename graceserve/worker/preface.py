@@ -27,7 +27,7 @@ class Expected:
 class Preface:
     """Reads the header of one arrival."""
 
-    __slots__ = ("_arrival", "_done", "_expected", "_loop", "_read", "_timer", "problem")
+    __slots__ = ("_arrival", "_done", "_expected", "_loop", "_read", "_timer", "begun", "problem")
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Preface:
         self._done = done
         self._read = b""
         self._timer: asyncio.TimerHandle | None = None
+        self.begun = False  # something has come
         self.problem = ""
 
     @property
@@ -75,6 +76,7 @@ class Preface:
         if not seen:
             self._fail("the connection ended before its header")
             return
+        self.begun = True
         self._on_bytes(sock, seen)
 
     def _on_bytes(self, sock: socket.socket, seen: bytes) -> None:

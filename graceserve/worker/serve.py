@@ -310,7 +310,8 @@ class Worker:
             self._open(arrival)
             return
         peer = preface.peer.address or "unix"
-        self._log.warning("proxy-protocol-refused", peer=peer, reason=preface.problem)
+        log = self._log.warning if preface.begun else self._log.debug  # a port that is only probed is no news
+        log("proxy-protocol-refused", peer=peer, reason=preface.problem)
         self._resume_accepting()
         self._end_if_empty()
 
