@@ -1,20 +1,29 @@
 """The app's threads with `--threads N`. Shell; used in a worker.
 
-Daemon threads: a call that never returns must not keep the process from its end.
+Daemon threads: a call that never returns must not keep the process from its end. What they have to tell goes to the loop
+in batches, since to wake it takes a system call. The loop sends the answers, too: a thread that sends one would have to
+fight for the interpreter afterwards.
 """
 
+import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Any
 
 
 class Pool:
-    """N threads that take work in order. `submit` and `busy` are the loop thread's; work must not raise."""
+    """N threads that take work in order. All but `tell` and `room` is the loop thread's."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._done: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._told = False  # the loop knows that there is something in `_done`
         self._size = threads
         self.busy = 0  # submitted and not ended
+        self.room = threading.Condition()  # for threads that are ahead of their clients
         for number in range(threads):
             threading.Thread(target=self._serve, name=f"graceserve-app-{number + 1}", daemon=True).start()
 
@@ -24,13 +33,29 @@ class Pool:
         return self.busy >= self._size
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Run it as soon as a thread is free. Whoever learns of its end says `ended`."""
+        """Run it as soon as a thread is free. It must not raise, and have `ended` called on the loop's thread."""
         self.busy += 1
         self._work.put(work)
 
     def ended(self) -> None:
         """A piece of work is done."""
         self.busy -= 1
+
+    def tell(self, call: Callable[[Any], None], argument: Any) -> None:
+        """On an app thread: have the loop call it. All that the threads tell comes in this order."""
+        self._done.append((call, argument))
+        if not self._told:  # in this order: who sees it set has appended before the loop looks
+            self._told = True
+            try:
+                self._loop.call_soon_threadsafe(self._take)
+            except RuntimeError:  # the loop is closed: the process is at its end
+                pass
+
+    def _take(self) -> None:
+        self._told = False
+        while self._done:
+            call, argument = self._done.popleft()
+            call(argument)
 
     def _serve(self) -> None:
         while True:

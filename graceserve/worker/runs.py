@@ -5,8 +5,6 @@ before. Each request runs in a context of its own, so that context variables don
 """
 
 import asyncio
-import threading
-from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Protocol
 
@@ -137,7 +135,7 @@ class ThreadRun:
     """On one of the pool's threads."""
 
     __slots__ = (
-        "_abandoned", "_ahead", "_client", "_context", "_exchange", "_file", "_in_transport", "_loop", "_pool", "_room",
+        "_abandoned", "_ahead", "_client", "_context", "_exchange", "_file", "_in_transport", "_loop", "_pool",
     )  # fmt: skip
 
     def __init__(self, client: Client, exchange: Exchange, loop: asyncio.AbstractEventLoop, pool: Pool) -> None:
@@ -148,27 +146,32 @@ class ThreadRun:
         self._pool = pool
         self._context = copy_context()
         self._file: FilePart | None = None
-        self._room = threading.Condition()  # guards the next two
-        self._ahead = 0  # bytes given to the loop that the client's transport has not passed on
-        self._abandoned = False
-        self._in_transport = 0  # of those, how many the transport has; loop thread only
+        self._ahead = 0  # bytes given to the loop that the client's transport has not passed on; guarded by `Pool.room`
+        self._abandoned = False  # likewise
+        self._in_transport = 0  # of those ahead, how many the transport has; loop thread only
 
     # --- loop thread
 
     def resume(self) -> None:
         """See `Run`."""
-        with self._room:
+        with self._pool.room:
             self._ahead -= self._in_transport
-            self._room.notify_all()
+            self._pool.room.notify_all()
         self._in_transport = 0
         self._after_file()
 
     def abandon(self) -> None:
         """See `Run`."""
-        with self._room:
+        with self._pool.room:
             self._abandoned = True
-            self._room.notify_all()
+            self._pool.room.notify_all()
         self._after_file()
+
+    def _ended(self, last: bytes | None) -> None:
+        self._pool.ended()
+        if last is not None:
+            self._client.send(last)
+        self._client.finished(self._exchange)
 
     def _send(self, piece: bytes) -> None:
         self._in_transport += len(piece)
@@ -177,7 +180,7 @@ class ThreadRun:
             self.resume()
 
     def _send_file(self, part: FilePart) -> None:
-        """No thread waits for a file's reader: it is asked for again when that is done."""
+        """No thread waits for a file's reader: one is asked for again when that is done."""
         self._pool.ended()
         self._file = part
         self._client.send_file(part)
@@ -189,10 +192,6 @@ class ThreadRun:
             self._file = None
             self._pool.submit(self.work)
 
-    def _ended(self) -> None:
-        self._pool.ended()
-        self._client.finished(self._exchange)
-
     # --- app thread
 
     def work(self) -> None:
@@ -201,38 +200,27 @@ class ThreadRun:
 
     def _turns(self) -> None:
         exchange = self._exchange
-        while not self._abandoned and (piece := exchange.pull()) is not None:
-            if type(piece) is FilePart:
-                self._tell(lambda part=piece: self._send_file(part))  # type: ignore[misc]
+        piece = None if self._abandoned else exchange.first()
+        while exchange.outcome is OPEN and piece is not None:
+            if isinstance(piece, FilePart):
+                self._pool.tell(self._send_file, piece)
                 return
-            if exchange.outcome is not OPEN:
-                exchange.close()
-                self._tell(lambda last=piece: self._send_last(last))  # type: ignore[misc]
-                return
-            if not self._put(piece):  # type: ignore[arg-type]
+            if not self._put(piece):
                 break
+            piece = exchange.first()
+        last = piece if isinstance(piece, bytes) and exchange.outcome is not OPEN else None
         exchange.close()
-        self._tell(self._ended)
-
-    def _send_last(self, piece: bytes) -> None:
-        self._client.send(piece)
-        self._ended()
-
-    def _tell(self, what: Callable[[], None]) -> bool:
-        try:
-            self._loop.call_soon_threadsafe(what)
-        except RuntimeError:  # the loop is closed: the process is at its end
-            return False
-        return True
+        self._pool.tell(self._ended, last)
 
     def _put(self, piece: bytes) -> bool:
         """Whether anybody still reads. Waits while the client is slow; its death, or the write timeout, ends that."""
-        with self._room:
-            self._room.wait_for(lambda: self._abandoned or self._ahead < AHEAD_BYTES_MAX)
+        with self._pool.room:
+            self._pool.room.wait_for(lambda: self._abandoned or self._ahead < AHEAD_BYTES_MAX)
             if self._abandoned:
                 return False
             self._ahead += len(piece)
-        return self._tell(lambda: self._send(piece))
+        self._pool.tell(self._send, piece)
+        return True
 
     def _emit(self, piece: bytes) -> None:
         if not self._put(piece):

@@ -83,7 +83,7 @@ class Worker:
         self._channel = channel
         self._acceptor = acceptor
         self._loop = uvloop.new_event_loop()
-        self._pool = Pool(service.settings.threads) if service.settings.threads > 1 else None
+        self._pool = Pool(service.settings.threads, self._loop) if service.settings.threads > 1 else None
         grace_s = service.settings.graceful_timeout
         self._guard = Guard(channel.fileno(), grace_s, self._close_listeners, self._tell_stuck)
         self._life = State.READY
