@@ -1,8 +1,8 @@
 """The app's threads with `--threads N`. Shell; used in a worker.
 
-Daemon threads: a call that never returns must not keep the process from its end. What they have to tell goes to the loop
-in batches, since to wake it takes a system call. The loop sends the answers, too: a thread that sends one would have to
-fight for the interpreter afterwards.
+Daemon threads: a call that never returns must not keep the process from its end. What they have to tell goes to the
+loop in batches, since to wake it takes a system call. The loop sends the answers, too: a thread that sends one would
+have to fight for the interpreter afterwards.
 """
 
 import asyncio

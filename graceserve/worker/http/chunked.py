@@ -57,7 +57,7 @@ class Chunked:
         while True:
             if self._at is _At.DATA:
                 return self._data(held)
-            line = self._line(held)
+            line = self._data_end(held) if self._at is _At.DATA_END else self._line(held)
             if not isinstance(line, bytes):
                 return line
             done = self._on_line(line)
@@ -88,12 +88,24 @@ class Chunked:
 
     def _no_line(self, held: bytes) -> Broken | None:
         """What can't become a line any more is refused at once."""
-        rest = held[self.taken : self.taken + LINE_BYTES_MAX + 2]
-        if len(rest) > LINE_BYTES_MAX:
-            return Broken(431, f"a line of the chunked body over {LINE_BYTES_MAX} bytes")
-        if b"\n" in rest or b"\r" in rest[:-1] or (self._at is _At.DATA_END and rest not in (b"", b"\r")):
+        rest = held[self.taken : self.taken + LINE_BYTES_MAX + 1]
+        if b"\n" in rest or b"\r" in rest[:-1]:
             return Broken(400, "bad line end in the chunked body")
-        return None
+        if len(rest) <= LINE_BYTES_MAX:
+            return None
+        if rest.endswith(b"\r"):  # of a line just as long as one may be
+            more = len(held) - self.taken > len(rest)
+            return Broken(400, "bad line end in the chunked body") if more else None
+        return Broken(431, f"a line of the chunked body over {LINE_BYTES_MAX} bytes")
+
+    def _data_end(self, held: bytes) -> bytes | Broken | None:
+        """The line end behind a chunk's data, as an empty line."""
+        rest = held[self.taken : self.taken + 2]
+        if rest == b"\r\n":
+            self.taken += 2
+            self._overhead_bytes += 2
+            return b""
+        return None if rest in (b"", b"\r") else Broken(400, "a chunk longer than its size")
 
     def _on_line(self, line: bytes) -> Complete | Broken | None:
         match self._at:
@@ -101,7 +113,7 @@ class Chunked:
                 return self._on_size(line)
             case _At.DATA_END:
                 self._at = _At.SIZE
-                return Broken(400, "a chunk longer than its size") if line else None
+                return None
             case _:
                 return self._on_trailer(line)
 

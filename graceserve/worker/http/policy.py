@@ -113,8 +113,6 @@ def environ_key(name: bytes) -> str:
 def admit(head: Head, limits: Limits) -> Admitted | Refused:  # noqa: C901 - flat, and a call costs more than a test
     """The request, or why it is refused."""
     fields, version = head.fields, head.version
-    if len(fields) > limits.fields_max:
-        return Refused(431, f"more than {limits.fields_max} header fields")
     target = head.target.decode("latin-1")
     path, _, query = target.partition("?")
     made = {
@@ -127,6 +125,10 @@ def admit(head: Head, limits: Limits) -> Admitted | Refused:  # noqa: C901 - fla
     }
     for name, value in fields:
         made[_keys[name]] = value.decode("latin-1").strip(" \t")
+    if "HTTP_TRANSFER_ENCODING" in made and made["HTTP_TRANSFER_ENCODING"].lower() != "chunked":
+        return Refused(501, "transfer coding not known")  # before anything else: h11 says so by itself
+    if len(fields) > limits.fields_max:
+        return Refused(431, f"more than {limits.fields_max} header fields")
     if len(made) != len(fields) + 6 or _NO_KEY in made:  # 6 are `_OF_THE_LINE`
         joined = _joined(made, fields, limits)
         if isinstance(joined, Refused):
@@ -163,6 +165,8 @@ def _joined(made: dict[str, str], fields: Fields, limits: Limits) -> dict[str, s
             if limits.header_map == "refuse":
                 return Refused(400, "a header name with an underscore (--header-map refuse)")
             key = environ_key(name)  # X_Real_IP and X-Real-IP become one
+            if key == "HTTP_TRANSFER_ENCODING":  # but no proxy takes Transfer_Encoding for framing
+                continue
         text = value.decode("latin-1").strip(" \t")
         if key in anew:
             if key in _SINGLE:
@@ -209,7 +213,7 @@ def _check_line(made: dict[str, str], host: str | None) -> Refused | None:
 def _take_absolute(made: dict[str, str], target: str) -> Refused | None:
     """3.2.2: the target's host counts, not the Host field's."""
     absolute = _ABSOLUTE.fullmatch(target)
-    if not absolute or not absolute[1] or not is_host(absolute[1]):
+    if not absolute or absolute[1][:1] in ("", ":") or not is_host(absolute[1]):
         return Refused(400, "bad request target")
     path, _, query = absolute[2].partition("?")
     made["HTTP_HOST"], made["PATH_INFO"], made["QUERY_STRING"] = absolute[1], unquoted(path or "/"), query
@@ -249,8 +253,6 @@ def _with_coding(admitted: Admitted, coding: str) -> Refused | None:
         return Refused(400, "both Transfer-Encoding and Content-Length")
     if admitted.is_http10:
         return Refused(400, "Transfer-Encoding in HTTP/1.0")
-    if coding.lower() != "chunked":
-        return Refused(501, "transfer coding not known")
     admitted.body = Body.CHUNKED
     return None
 
@@ -269,5 +271,5 @@ def _with_length(admitted: Admitted, limits: Limits) -> Refused | None:
 
 def _keep_alive(version: bytes, connection: str) -> bool:
     """9.3. HTTP/1.0 clients have to ask for it."""
-    options = {option.strip().lower() for option in connection.split(",")}
+    options = {option.strip(" \t").lower() for option in connection.split(",")}
     return "close" not in options and (version == b"1.1" or "keep-alive" in options)

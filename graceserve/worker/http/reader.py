@@ -72,16 +72,12 @@ class Reader:
 
     def _next_head(self) -> Admitted | Refused | None:
         raw = self._held
-        if self._start or raw[-4:] != b"\r\n\r\n" or b"\r\n\r\n" in raw[:-1] or raw[0] < _NOT_HTTP:
+        usual = not self._start and raw[-4:] == b"\r\n\r\n" and b"\r\n\r\n" not in raw[:-1] and raw[0] >= _NOT_HTTP
+        if not usual or len(raw) > self._unsuspicious_bytes:  # else just one head has come, and no large one
             found = self._find()
             if not isinstance(found, bytes):
                 return found
             raw = found
-        # else the usual case: just one head has come
-        if len(raw) > self._unsuspicious_bytes:
-            refused = self._measure(raw, whole=True)
-            if refused is not None:
-                return refused
         self._start += len(raw)
         if self._start == len(self._held):
             self._held, self._start = b"", 0  # an idle connection keeps no memory
@@ -100,7 +96,7 @@ class Reader:
         return admitted
 
     def _find(self) -> bytes | Refused | None:
-        """The head, if all of it is there and it begins as one, behind empty lines."""
+        """The head, if all of it is there and within its limits, and it begins as one, behind empty lines."""
         held = self._held
         while held.startswith(b"\r\n", self._start):  # RFC 9112 2.2: old clients send a CRLF behind a body
             self._start += 2
@@ -110,33 +106,26 @@ class Reader:
             return None
         if rest[0] < _NOT_HTTP:
             return Refused(400, "no request line")
-        end = held.find(b"\r\n\r\n", self._searched) + 4
-        if end == 3:
-            return self._unfinished()
-        return held[self._start : end]
-
-    def _unfinished(self) -> bytes | Refused | None:
-        """There is no end yet. LF alone counts as one: where a lenient hop sees the end of a head, we must see it."""
-        held = self._held
-        begun = held[self._start :]
-        if held.find(b"\n\n", self._searched) >= 0 or held.find(b"\n\r\n", self._searched) >= 0:
-            return begun
+        end = _blank_line(held, self._searched)
         self._searched = max(self._start, len(held) - 3)
-        if len(begun) > self._unsuspicious_bytes:
-            return self._measure(begun, whole=False)
-        return None
+        raw = held[self._start : end] if end else held[self._start :]
+        if len(raw) > self._unsuspicious_bytes:
+            refused = self._measure(raw, whole=end > 0)
+            if refused is not None:
+                return refused
+        return raw if end else None
 
     def _measure(self, raw: bytes, *, whole: bool) -> Refused | None:
         """Whether a head, or what there is of it, breaks a limit."""
         limits = self._limits
-        line, *fields = raw.split(b"\r\n")
+        line, *fields = raw.removesuffix(b"\r").split(b"\r\n")
         if len(line) > limits.line_bytes_max:
             return Refused(414, f"request line over {limits.line_bytes_max} bytes")
         if max(map(len, fields), default=0) > limits.field_bytes_max:
             return Refused(431, f"header field over {limits.field_bytes_max} bytes")
         if len(raw) > limits.head_bytes_max:
             return Refused(431, f"head over {limits.head_bytes_max} bytes")
-        if len(fields) - 2 * whole > limits.fields_max + 1:
+        if raw.count(b"\n") - (2 if whole else 1) > limits.fields_max:
             return Refused(431, f"more than {limits.fields_max} header fields")
         return None
 
@@ -170,3 +159,11 @@ class Reader:
             self._use(2)
         self._searched = self._start
         return END
+
+
+def _blank_line(held: bytes, start: int) -> int:
+    """Behind the first empty line, 0 if there is none. LF alone counts: where a lenient hop sees the end, we must."""
+    crlf, lf = held.find(b"\n\r\n", start), held.find(b"\n\n", start)
+    if lf >= 0 and (crlf < 0 or lf < crlf):
+        return lf + 2
+    return crlf + 3 if crlf >= 0 else 0

@@ -1,0 +1,196 @@
+"""Each request of the corpus, through both parsers: whole, byte by byte, cut in two everywhere, and with neighbours."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from graceserve.worker.http.policy import Admitted
+from graceserve.worker.http.port import Heads, Limits
+from graceserve.worker.http.reader import END, Event, Reader
+from tests.http.corpus import (
+    FOLDERS,
+    ROOT,
+    Case,
+    Outcome,
+    Reading,
+    Request,
+    byte_by_byte,
+    cases,
+    escaped,
+    in_two,
+    parse,
+    parsers,
+    read,
+    unescaped,
+)
+
+NEIGHBOUR_RAW = b"GET /n HTTP/1.1\r\nHost: n\r\n\r\n"
+NEIGHBOUR = Request("GET", "/n", "/n", "", "HTTP/1.1", (("HTTP_HOST", "n"),), b"", True, False)
+
+CASES = {case.name: case for case in cases()}
+DEFAULT = Limits()
+HEADS = parsers()  # one parser reads the heads of all connections, as in a worker
+
+
+def ways(case: Case) -> Iterator[tuple[list[bytes], Outcome]]:
+    """How the bytes arrive, and what must come of them."""
+    raw, expected = case.raw, case.expected
+    yield [raw], expected
+    yield byte_by_byte(raw), expected
+    for pieces in in_two(raw):
+        yield pieces, expected
+    yield from with_neighbours(raw, expected)
+
+
+def with_neighbours(raw: bytes, expected: Outcome) -> Iterator[tuple[list[bytes], Outcome]]:
+    """A good request in front, and behind where the connection goes on."""
+    before = Outcome((NEIGHBOUR, *expected.requests), expected.status, expected.waits)
+    yield [NEIGHBOUR_RAW + raw], before
+    yield [NEIGHBOUR_RAW[:-1], NEIGHBOUR_RAW[-1:] + raw], before
+    if expected.status:
+        yield [raw + NEIGHBOUR_RAW], expected
+    elif not expected.waits:
+        between = Outcome((NEIGHBOUR, *expected.requests, NEIGHBOUR))
+        yield [NEIGHBOUR_RAW + raw + NEIGHBOUR_RAW], between
+        yield byte_by_byte(NEIGHBOUR_RAW + raw + NEIGHBOUR_RAW), between
+        yield [raw, NEIGHBOUR_RAW], Outcome((*expected.requests, NEIGHBOUR))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_comes_of_a_request(name: str) -> None:
+    case = CASES[name]
+    for pieces, expected in ways(case):
+        for parser, heads in HEADS.items():
+            assert read(heads, case.limits, pieces) == expected, (parser, pieces)
+
+
+@pytest.mark.parametrize("parser", HEADS)
+def test_all_good_requests_on_one_connection(parser: str) -> None:
+    """Nothing of one request stays for the next, in the reader or in the parser."""
+    good = [case for case in CASES.values() if case.name.startswith("valid/") and case.limits == DEFAULT]
+    raw = b"".join(case.raw for case in good)
+    expected = Outcome(tuple(request for case in good for request in case.expected.requests))
+    for size in (len(raw), 65_536, 1000, 7):
+        pieces = [raw[start : start + size] for start in range(0, len(raw), size)]
+        assert read(HEADS[parser], DEFAULT, pieces) == expected
+
+
+@pytest.mark.parametrize("parser", HEADS)
+def test_readers_share_a_parser(parser: str) -> None:
+    """All connections of a worker at once, a byte of each in turn: none sees another's fields."""
+    chosen = [case for case in CASES.values() if len(case.raw) < 500]
+    readings = [Reading(HEADS[parser], case.limits) for case in chosen]
+    for at in range(500):
+        for case, reading in zip(chosen, readings, strict=True):
+            if at < len(case.raw):
+                reading.feed(case.raw[at : at + 1])
+    for case, reading in zip(chosen, readings, strict=True):
+        assert reading.account().outcome == case.expected, case.name
+
+
+@pytest.mark.parametrize("parser", HEADS)
+def test_a_new_parser_reads_as_a_used_one(parser: str) -> None:
+    """Whatever it has read before, here: everything hostile in the corpus."""
+    for case in CASES.values():
+        new: Heads = parsers()[parser]
+        assert read(new, case.limits, [case.raw]) == read(HEADS[parser], case.limits, [case.raw]), case.name
+
+
+# --- the reader
+
+
+def events(reader: Reader, data: bytes) -> Iterator[Event]:
+    reader.receive(data)
+    while (event := reader.next_event()) is not None:
+        yield event
+
+
+@pytest.mark.parametrize("parser", HEADS)
+def test_a_reader_stops_behind_each_request(parser: str) -> None:
+    """What is pipelined costs nothing before its turn, and counts as held: the connection is not idle."""
+    first = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+    reader = Reader(HEADS[parser], DEFAULT)
+    given = events(reader, first + b"\r\n" + NEIGHBOUR_RAW + b"\r\n")
+    assert isinstance(next(given), Admitted)
+    assert not reader.bodyless
+    assert next(given) == b"abc"
+    assert next(given) is END
+    assert reader.bodyless
+    assert reader.held_bytes == len(NEIGHBOUR_RAW) + 2  # what is behind a body is dropped with it
+    assert isinstance(next(given), Admitted)
+    assert reader.bodyless
+    assert list(given) == []
+    assert reader.held_bytes == 0
+
+
+@pytest.mark.parametrize("parser", HEADS)
+def test_a_body_is_given_as_it_comes(parser: str) -> None:
+    reader = Reader(HEADS[parser], DEFAULT)
+    [admitted] = events(reader, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert isinstance(admitted, Admitted)
+    assert list(events(reader, b"5\r\nab")) == [b"ab"]
+    assert reader.held_bytes == 0
+    assert list(events(reader, b"cde\r")) == [b"cde"]
+    assert list(events(reader, b"\n0\r\n\r\n")) == [END]
+
+
+# --- the corpus itself
+
+
+def test_the_corpus_is_in_order() -> None:
+    counts = Counter(name.split("/")[0] for name in CASES)
+    assert set(counts) == set(FOLDERS)
+    assert counts["valid"] >= 100 and counts["invalid"] >= 200
+    assert sum(1 for path in ROOT.rglob("*") if path.is_file()) == len(CASES), "a file that is not loaded"
+    raws = Counter((case.raw, case.limits) for case in CASES.values())
+    assert [case.name for case in CASES.values() if raws[case.raw, case.limits] > 1] == []
+
+
+def test_a_file_is_where_it_belongs() -> None:
+    for name, case in CASES.items():
+        expected = case.expected
+        match name.split("/")[0]:
+            case "valid":
+                assert expected.requests and not expected.status and not expected.waits, name
+            case "invalid":
+                assert expected.status in (400, 405, 413, 414, 417, 431, 501, 505) and not expected.waits, name
+            case "incomplete":
+                assert expected.waits and not expected.status, name
+
+
+HEAD = "# rfc: 9112 3\n# why: x\n# status: 400\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "GET / HTTP/1.1\\r\\n\n",
+        HEAD,
+        HEAD + "\nx",
+        HEAD + "\nx \n",
+        HEAD + "\nx\ty\n",
+        HEAD + "\nx\\q\n",
+        HEAD + "\nx\\x4\n",
+        HEAD + "\n\\{x*3\n",
+        HEAD + "# status: 400\n\nx\n",
+        HEAD + "# path: /\n\nx\n",
+        HEAD + "# request: GET / HTTP/1.1\n\nx\n",
+        HEAD + "# request: GET / HTTP/1.1\n# path: /\n# hots: a\n\nx\n",
+        HEAD.replace("why", "wy") + "\nx\n",
+        HEAD.replace("# why: x\n", "") + "\nx\n",
+        HEAD.replace("400", "bad") + "\nx\n",
+    ],
+)
+def test_a_file_not_in_the_format_is_an_error(text: str) -> None:
+    parse("x", HEAD + "\nx\n")
+    with pytest.raises((ValueError, KeyError)):
+        parse("x", text)
+
+
+def test_the_notation_holds_every_byte() -> None:
+    raw = bytes(range(256)) * 2 + b" \r\n \\n\\\r\n\n \\\\" + b"*" * 40 + b"}" * 40 + b"\n" * 40 + b"\xff" * 40
+    text = escaped(raw)
+    assert text.isascii() and "\n\n" not in text and " \n" not in text
+    assert unescaped(text.replace("\n", "")) == raw
+    assert unescaped("\\{a\\{b\\x63*2}\\r*2}") == b"abcbc\rabcbc\r"
