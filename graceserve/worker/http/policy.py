@@ -125,7 +125,7 @@ def admit(head: Head, limits: Limits) -> Admitted | Refused:  # noqa: C901 - fla
     }
     for name, value in fields:
         made[_keys[name]] = value.decode("latin-1").strip(" \t")
-    if "HTTP_TRANSFER_ENCODING" in made and made["HTTP_TRANSFER_ENCODING"].lower() != "chunked":
+    if "HTTP_TRANSFER_ENCODING" in made and not _is_chunked(fields):
         return Refused(501, "transfer coding not known")  # before anything else: h11 says so by itself
     if len(fields) > limits.fields_max:
         return Refused(431, f"more than {limits.fields_max} header fields")
@@ -246,6 +246,12 @@ def _with_body(admitted: Admitted, limits: Limits) -> Admitted | Refused:
             return Refused(417, "expectation not known")
         admitted.expects_continue = not admitted.is_http10
     return admitted
+
+
+def _is_chunked(fields: Fields) -> bool:
+    """Whether that is the one coding (7)."""
+    codings = [value for name, value in fields if _keys[name] == "HTTP_TRANSFER_ENCODING"]
+    return len(codings) == 1 and codings[0].strip(b" \t").lower() == b"chunked"
 
 
 def _with_coding(admitted: Admitted, coding: str) -> Refused | None:
