@@ -1,5 +1,6 @@
 """Each request of the corpus, through both parsers: whole, byte by byte, cut in two everywhere, and with neighbours."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -160,6 +161,20 @@ def test_a_body_is_given_as_it_comes(parser: str) -> None:
     assert reader.held_bytes == 0
     assert list(events(reader, b"cde\r")) == [b"cde"]
     assert list(events(reader, b"\n0\r\n\r\n")) == [END]
+
+
+def cpu_s(data: bytes) -> float:
+    began = time.process_time()
+    assert sum(1 for _ in events(Reader(HEADS["httptools"], DEFAULT), data)) > 0
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize("raw", [NEIGHBOUR_RAW, CASES["valid/pipeline/chunked-and-get"].raw])
+def test_many_pipelined_requests_cost_no_more_each(raw: bytes) -> None:
+    """Eight times as many in one piece are eight times the work; 64 times, if each looked at all that is behind it."""
+    few = min(cpu_s(raw * 1500) for _ in range(5))
+    many = min(cpu_s(raw * 12_000) for _ in range(2))
+    assert many < 24 * few
 
 
 # --- the corpus itself

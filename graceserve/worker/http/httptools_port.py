@@ -60,7 +60,9 @@ class HttptoolsHeads:
         end = raw.find(b"\r")
         version = _VERSIONS.get(raw[end - 9 : end])
         head.fields = fields.items()
-        if unfinished:  # a body or an upgrade is announced, which llhttp is not to read
+        if unfinished or b"close" in raw or b"Close" in raw or version == b"1.0":
+            # A body or an upgrade is announced, which llhttp is not to read; or it may take no head behind this one,
+            # which says `Connection: close`: that is its connection's affair, and the next head is another one's.
             self._renew()
         # One more space, HTTP/0.9 and 2.0, RTSP: llhttp takes them. Of a repeated field it kept the last one.
         if version is None or end != len(method) + len(target) + 10 or raw.count(b"\n") != len(fields) + 2:
@@ -72,6 +74,4 @@ class HttptoolsHeads:
         callbacks = _Callbacks()
         self._fields, self._targets, self._unfinished = callbacks.fields, callbacks.targets, callbacks.unfinished
         parser: Any = httptools.HttpRequestParser(callbacks)
-        # each head is fed alone, so nothing can hide behind one that says `Connection: close`
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._feed, self._method = parser.feed_data, parser.get_method

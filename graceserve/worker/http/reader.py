@@ -125,7 +125,7 @@ class Reader:
             return Refused(431, f"header field over {limits.field_bytes_max} bytes")
         if len(raw) > limits.head_bytes_max:
             return Refused(431, f"head over {limits.head_bytes_max} bytes")
-        if raw.count(b"\n") - (2 if whole else 1) > limits.fields_max:
+        if len(fields) - (2 if raw.endswith(b"\r\n\r\n") else 1) > limits.fields_max:
             return Refused(431, f"more than {limits.fields_max} header fields")
         return None
 
@@ -163,7 +163,8 @@ class Reader:
 
 def _blank_line(held: bytes, start: int) -> int:
     """Behind the first empty line, 0 if there is none. LF alone counts: where a lenient hop sees the end, we must."""
-    crlf, lf = held.find(b"\n\r\n", start), held.find(b"\n\n", start)
-    if lf >= 0 and (crlf < 0 or lf < crlf):
+    crlf = held.find(b"\n\r\n", start)
+    lf = held.find(b"\n\n", start, crlf + 1 if crlf >= 0 else len(held))  # not through all that is pipelined behind it
+    if lf >= 0:
         return lf + 2
     return crlf + 3 if crlf >= 0 else 0
