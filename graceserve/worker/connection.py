@@ -276,30 +276,17 @@ class Connection(asyncio.Protocol):
         """Parse what has come, as far as the next complete request."""
         if not self._parses:
             return
-        event = self._reader.next_event()
-        if type(event) is Admitted and event.body is _BODYLESS:
-            self._dispatch(event)  # the hot path
-        else:
-            self._follow(event)
-
-    def _follow(self, event: Event | None) -> None:
-        while event is not None:
-            if isinstance(event, Admitted):
-                if event.body is _BODYLESS:
-                    self._dispatch(event)
-                    return
-                self._take_head(event)
-            elif event is END:
+        while (event := self._reader.next_event()) is not None:
+            if type(event) is Admitted and event.body is _BODYLESS:
+                self._dispatch(event)
+                return
+            if event is END:
                 assert self._request is not None, "an end follows a head"
                 self._dispatch(self._request)
                 return
-            elif isinstance(event, Refused):
-                self._refuse(event.status, event.reason)
-            else:
-                self._take_body(event)
+            self._take(event)
             if not self._parses:
                 return
-            event = self._reader.next_event()
         if self.state is IDLE and self._reader.held_bytes:
             self._become(HEAD)
         if self._eof:
@@ -335,6 +322,15 @@ class Connection(asyncio.Protocol):
         self.state = state
         self.since = self._home.now()
 
+    def _take(self, event: Event) -> None:
+        """What does not complete a request."""
+        if isinstance(event, Admitted):
+            self._take_head(event)
+        elif isinstance(event, Refused):
+            self._refuse(event.status, event.reason)
+        elif isinstance(event, bytes):
+            self._take_body(event)
+
     def _take_head(self, request: Admitted) -> None:
         self._request = request
         self._spool = Spool()
@@ -349,10 +345,6 @@ class Connection(asyncio.Protocol):
             self._spool.write(data)
         except OSError as error:
             self._refuse(503, f"no room for the body: {error}")
-            return
-        limit = self._home.patience.body_bytes_max
-        if self._spool.size_bytes > limit:  # only a chunked one: a length was looked at in the head
-            self._refuse(413, f"body over {limit} bytes")
 
     def _dispatch(self, request: Admitted) -> None:
         self.state = RUNNING

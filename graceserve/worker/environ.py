@@ -99,8 +99,9 @@ class Environs:
             made["CONTENT_LENGTH"] = str(body_bytes)
         if self._script_name:
             _mount(made, self._script_name)
-        told = "HTTP_X_FORWARDED_FOR" in made or "HTTP_X_FORWARDED_PROTO" in made or self._believes_more
-        if told and route.trusted:
+        if route.trusted and (
+            "HTTP_X_FORWARDED_FOR" in made or "HTTP_X_FORWARDED_PROTO" in made or self._believes_more
+        ):
             _believe(made, read(made, self._believed, self._trust, route.peer.address))
         if not route.site.host:
             made["SERVER_NAME"], made["SERVER_PORT"] = _server(made.get("HTTP_HOST", ""), made["wsgi.url_scheme"])

@@ -131,7 +131,6 @@ def patience_of(settings: Settings) -> Patience:
         head_s=settings.head_timeout or NEVER_S,
         body_s=settings.body_timeout or NEVER_S,
         write_s=settings.write_timeout or NEVER_S,
-        body_bytes_max=settings.limit_request_body or sys.maxsize,
     )
 
 

@@ -11,14 +11,13 @@ NEVER_S = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds, and what a body may measure. A time of `NEVER_S` is no limit."""
+    """Seconds. A time of `NEVER_S` is no limit."""
 
     keep_alive_s: float  # between requests
     head_s: float = 60.0  # for a whole head, whatever its pace; nginx's client_header_timeout
     body_s: float = 60.0  # see `Pace`; nginx's client_body_timeout
     write_s: float = 60.0  # see `Pace`; nginx's send_timeout
     linger_s: float = 2.0  # to read our last byte: closing while it still sends would destroy that
-    body_bytes_max: int = 1 << 30
 
 
 class Pace:

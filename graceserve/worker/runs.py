@@ -14,6 +14,8 @@ from graceserve.worker.wsgi import OPEN, ClientGone, Exchange, Piece
 
 PIECES_A_TURN = 16  # of an endless response, before other connections get theirs
 AHEAD_BYTES_MAX = 256 * 1024  # that an app thread may be ahead of its client
+
+
 class Client(Protocol):
     """The connection, as a run sees it. For the loop thread only."""
 
@@ -56,9 +58,9 @@ def run_inline(client: Client, exchange: Exchange, loop: asyncio.AbstractEventLo
     if client.full:  # what the client was sent before is not read yet: the app has time
         return InlineRun(client, exchange, loop, context)
     piece = context.run(exchange.first)
-    if exchange.outcome is not OPEN and type(piece) is not FilePart:
+    if exchange.outcome is not OPEN:
         if piece is not None:
-            client.send(piece)  # type: ignore[arg-type]  # `type` does not narrow the rest
+            client.send(piece)  # type: ignore[arg-type]  # a `FilePart` is never the last
         client.finished(exchange)
         return None
     run = InlineRun(client, exchange, loop, context)
@@ -135,14 +137,13 @@ class ThreadRun:
     """On one of the pool's threads."""
 
     __slots__ = (
-        "_abandoned", "_ahead", "_client", "_context", "_exchange", "_file", "_in_transport", "_loop", "_pool",
+        "_abandoned", "_ahead", "_client", "_context", "_exchange", "_file", "_in_transport", "_pool",
     )  # fmt: skip
 
-    def __init__(self, client: Client, exchange: Exchange, loop: asyncio.AbstractEventLoop, pool: Pool) -> None:
+    def __init__(self, client: Client, exchange: Exchange, pool: Pool) -> None:
         self._client = client
         self._exchange = exchange
         exchange.emit = self._emit
-        self._loop = loop
         self._pool = pool
         self._context = copy_context()
         self._file: FilePart | None = None

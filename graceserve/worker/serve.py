@@ -122,8 +122,8 @@ class Worker:
         finally:
             obey_no_more()
             if self._service.access is not None:
-                self._flush_access()
-                self._service.access.close()
+                self._service.access.close()  # writes what is left
+                self._tell_dropped(self._service.access)
             self._loop.remove_reader(self._acceptor.fileno())
             self._loop.remove_reader(self._channel.fileno())
             self._loop.close()
@@ -426,7 +426,7 @@ class Worker:
             if run is None:
                 return
         else:
-            run = ThreadRun(connection, exchange, self._loop, pool)
+            run = ThreadRun(connection, exchange, pool)
             pool.submit(run.work)
         connection.running(run)
 
@@ -474,8 +474,11 @@ class Worker:
         if access is not None:
             if access.flush():
                 self._loop.call_later(FLUSH_S, self._flush_access)
-            if dropped := access.take_dropped():
-                self._log.warning("access-log-dropped", lines=dropped, reason=access.problem)
+            self._tell_dropped(access)
+
+    def _tell_dropped(self, access: AccessLog) -> None:
+        if dropped := access.take_dropped():
+            self._log.warning("access-log-dropped", lines=dropped, reason=access.problem)
 
     def soon(self, connection: Connection) -> None:
         """See `Home`."""

@@ -8,7 +8,6 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from graceserve.logs import PIECE_BYTES_MAX
 from graceserve.worker.access_format import Entry
 from graceserve.worker.access_log import KEPT_BYTES_MAX, AccessLog
+from tests.pure.pipes import drain
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_S = 60
@@ -71,29 +71,6 @@ def numbers(lines: list[str]) -> dict[str, list[int]]:
         assert filler == who * (int(number) % 300)
         found.setdefault(who, []).append(int(number))
     return found
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    """Its write end is a blocking descriptor: a write that waits would hang a test."""
-    read_fd, write_fd = os.pipe()
-    os.set_blocking(read_fd, False)
-    yield read_fd, write_fd
-    os.close(read_fd)
-    os.close(write_fd)
-
-
-def drain(fd: int) -> str:
-    parts = []
-    while True:
-        try:
-            part = os.read(fd, 65536)
-        except BlockingIOError:
-            break
-        if not part:
-            break
-        parts.append(part)
-    return b"".join(parts).decode()
 
 
 # --- when is written

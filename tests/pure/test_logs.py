@@ -5,7 +5,6 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,26 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graceserve.logs import PIECE_BYTES_MAX, Log, json_line, text_line, value_text
+from tests.pure.pipes import drain
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    read_fd, write_fd = os.pipe()
-    os.set_blocking(read_fd, False)
-    yield read_fd, write_fd
-    os.close(read_fd)
-    os.close(write_fd)
-
-
-def drain(fd: int) -> str:
-    parts = []
-    while True:
-        try:
-            parts.append(os.read(fd, 65536))
-        except BlockingIOError:
-            return b"".join(parts).decode()
 
 
 def test_a_line(pipe: tuple[int, int]) -> None:

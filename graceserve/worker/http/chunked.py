@@ -41,12 +41,12 @@ COMPLETE = Complete.COMPLETE
 class Chunked:
     """One a body. `next` is asked for pieces until it has none."""
 
-    __slots__ = ("_at", "_data_bytes", "_left", "_overhead_bytes", "_trailer_bytes", "taken")
+    __slots__ = ("_at", "_left", "_overhead_bytes", "_trailer_bytes", "data_bytes", "taken")
 
     def __init__(self) -> None:
         self._at = _At.SIZE
         self._left = 0  # of the chunk
-        self._data_bytes = 0
+        self.data_bytes = 0  # given so far
         self._overhead_bytes = 0
         self._trailer_bytes = 0
         self.taken = 0  # how far the last `next` has read
@@ -69,7 +69,7 @@ class Chunked:
         piece = held[start : start + self._left] if start or self._left < len(held) else held
         self.taken += len(piece)
         self._left -= len(piece)
-        self._data_bytes += len(piece)
+        self.data_bytes += len(piece)
         if not self._left:
             self._at = _At.DATA_END
         return piece or None
@@ -82,7 +82,7 @@ class Chunked:
         line = held[self.taken : end]
         self.taken = end + 2
         self._overhead_bytes += len(line) + 2
-        if self._overhead_bytes > OVERHEAD_BYTES_MAX + OVERHEAD_PER_BYTE * self._data_bytes:
+        if self._overhead_bytes > OVERHEAD_BYTES_MAX + OVERHEAD_PER_BYTE * self.data_bytes:
             return Broken(431, "more chunk sizes and extensions than data")
         return line
 

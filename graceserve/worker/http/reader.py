@@ -110,12 +110,12 @@ class Reader:
         self._searched = max(self._start, len(held) - 3)
         raw = held[self._start : end] if end else held[self._start :]
         if len(raw) > self._unsuspicious_bytes:
-            refused = self._measure(raw, whole=end > 0)
+            refused = self._measure(raw)
             if refused is not None:
                 return refused
         return raw if end else None
 
-    def _measure(self, raw: bytes, *, whole: bool) -> Refused | None:
+    def _measure(self, raw: bytes) -> Refused | None:
         """Whether a head, or what there is of it, breaks a limit."""
         limits = self._limits
         line, *fields = raw.removesuffix(b"\r").split(b"\r\n")
@@ -146,6 +146,8 @@ class Reader:
         self._use(self._left.taken - self._start)
         if isinstance(event, Broken):
             return Refused(event.status, event.reason)
+        if self._left.data_bytes > self._limits.body_bytes_max:
+            return Refused(413, f"body over {self._limits.body_bytes_max} bytes")
         return self._end() if event is COMPLETE else event
 
     def _use(self, size: int) -> None:

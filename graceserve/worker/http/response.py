@@ -50,14 +50,13 @@ HEADS_MAX = 256  # that are remembered: many responses of an app begin alike
 
 def begin(status: str, headers: list[Header]) -> Written:
     """The status line and the app's headers, after a look at them. Raises as `status_line` and `write` do."""
-    if type(headers) is list:
-        try:
-            return _begin(status, *headers)
-        except TypeError:  # what can't be a key of the cache is no pair of strings either, which `write` explains
-            pass
-    line = status_line(status)
-    text, says, length = write(headers)
-    return line + text, says, length
+    _check_list(headers)
+    try:
+        return _begin(status, *headers)
+    except TypeError:  # what can't be a key of the cache is no text, or no pair of texts, which these explain
+        status_line(status)
+        write(headers)
+        raise
 
 
 @lru_cache(HEADS_MAX)
@@ -65,7 +64,7 @@ def _begin(status: str, *headers: Header) -> Written:
     line = status_line(status)
     text, says, length = write(list(headers))
     if length is not None and status.startswith("204"):
-        text = without_length(list(headers))
+        text = _without_length(list(headers))
     return line + text, says, length
 
 
@@ -83,8 +82,7 @@ def status_line(status: str) -> str:
 def write(headers: list[Header]) -> Written:
     """The lines, after a look at each: that it is a pair of strings with nothing in it that would end its line or
     speak for the server. Raises `ValueError` also for a Content-Length that is no number, or two of them."""
-    if not isinstance(headers, list):
-        raise TypeError(f"headers must be a list, not {type(headers).__name__}")
+    _check_list(headers)
     try:
         text = "".join(map(_line, headers))
     except TypeError:  # what can't be a key of the cache is no pair of strings either
@@ -104,6 +102,11 @@ def _line(pair: Header) -> str:
     if what == SAYS_LENGTH and not (value.isascii() and value.isdecimal() and len(value) < 20):
         raise ValueError(f"bad Content-Length {value!r}")
     return f"{_MARK if what else ''}{name}: {value}\r\n"
+
+
+def _check_list(headers: object) -> None:
+    if not isinstance(headers, list):
+        raise TypeError(f"headers must be a list, not {type(headers).__name__}")
 
 
 def _check_pair(pair: object) -> None:
@@ -140,9 +143,8 @@ def _ruled(text: str) -> Written:
     return first + "".join(marked), says, length
 
 
-def without_length(headers: list[Header]) -> str:
-    """The lines without Content-Length, which no 204 and no 1xx may have (RFC 9110 8.6)."""
-    write(headers)
+def _without_length(headers: list[Header]) -> str:
+    """The lines of headers that were looked at, without Content-Length: no 204 and no 1xx has it (RFC 9110 8.6)."""
     return write([(name, value) for name, value in headers if name.lower() != "content-length"])[0]
 
 
@@ -162,8 +164,9 @@ def _dated(unix_s: int) -> str:
 
 
 def early_hints(headers: list[Header]) -> bytes:
-    """A 103 response (RFC 8297); no 1xx has a Content-Length (RFC 9110 8.6)."""
-    return f"HTTP/1.1 103 Early Hints\r\n{without_length(headers)}\r\n".encode("latin-1")
+    """A 103 response (RFC 8297)."""
+    write(headers)
+    return f"HTTP/1.1 103 Early Hints\r\n{_without_length(headers)}\r\n".encode("latin-1")
 
 
 def plain(status: int, unix_s: float, connection: str = "close", *, body: bool = True) -> bytes:
