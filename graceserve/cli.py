@@ -22,6 +22,7 @@ COMMANDS = {
     "stop": "stop; waits until the server is gone",
     "reopen": "open the log file again",
 }
+TORTURE = "reload a server, of any kind, under the load of clients that notice everything"
 _EXITS = """\
 exit status of commands: 0 done, 1 the new release failed and the old one serves on (or the
 master went away), 2 usage or no such master, 3 superseded by a newer reload
@@ -50,6 +51,8 @@ def _dispatch(words: list[str]) -> int:
             return check(int(dump_fd), int(channel_fd))
         case [command, *rest] if command in COMMANDS:
             return _command(command, rest)
+        case ["torture", *rest]:
+            return _torture(rest)
         case [word, *rest]:
             _refuse_near_miss(word, rest)
     return _serve(words)
@@ -59,7 +62,8 @@ def _refuse_near_miss(word: str, rest: list[str]) -> None:
     """`graceserve stauts` would look for an app. Raises `OperatorError`; a colon says that it is one."""
     import difflib
 
-    near = [] if word.startswith("-") or ":" in word else difflib.get_close_matches(word, COMMANDS, 1, cutoff=0.75)
+    known = [*COMMANDS, "torture"]
+    near = [] if word.startswith("-") or ":" in word else difflib.get_close_matches(word, known, 1, cutoff=0.75)
     if near and not _command_parser(near[0]).parse_known_args(rest)[1]:
         raise OperatorError(f"no command {word}; did you mean {near[0]}? (an app of that name is {word}:application)")
 
@@ -89,7 +93,7 @@ def _serve(words: list[str]) -> int:
 def _help() -> str:
     from graceserve.config import parser
 
-    commands = "".join(f"  {name:<9} {text}\n" for name, text in COMMANDS.items())
+    commands = "".join(f"  {name:<9} {text}\n" for name, text in (*COMMANDS.items(), ("torture", TORTURE)))
     return (
         f"{parser().format_help()}\ncommands, for a server that runs (graceserve COMMAND --help):\n{commands}\n"
         "Each option is also a GRACESERVE_* variable and a key of the TOML file; the command line wins,\n"
@@ -134,6 +138,10 @@ def _talk(command: str, given: argparse.Namespace, found: "Found") -> "Exit":
 
 
 def _command_parser(command: str) -> argparse.ArgumentParser:
+    if command == "torture":
+        from graceserve.torture.options import parser
+
+        return parser(os.environ)
     from graceserve.config import Parser
 
     made = Parser(f"graceserve {command}", description=COMMANDS[command])
@@ -147,6 +155,19 @@ def _command_parser(command: str) -> argparse.ArgumentParser:
     if command == "stop":
         made.add_argument("--quick", action="store_true", help="do not wait for requests to finish")
     return made
+
+
+def _torture(words: list[str]) -> int:
+    """The client's machinery (an event loop, h11) is loaded here only."""
+    from graceserve.torture import options
+
+    if "-h" in words or "--help" in words:
+        print(f"{options.parser(os.environ).format_help()}\n{options.EPILOG}", end="")
+        return 0
+    plan = options.read(words, os.environ)
+    from graceserve.torture.run import torture
+
+    return torture(plan, _say, lambda text: print(text, file=sys.stderr, flush=True))
 
 
 def _say(text: str) -> None:

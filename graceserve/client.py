@@ -46,7 +46,7 @@ class Found:
 
 def find(pid: str, control_socket: str) -> Found:
     """The master. `pid`: a number or a pid file; both empty: the only one. Raises `OperatorError` if there is none."""
-    wanted = _pid_of(pid) if pid else 0
+    wanted = pid_of(pid) if pid else 0
     if control_socket:
         found = _connect(control_socket, f"--control-socket {control_socket}")
         if wanted and found.pid != wanted:
@@ -162,8 +162,11 @@ def _no_answer(message: m.Message | None, complain: Say) -> Exit:
 # --- which master -------------------------------------------------------------------------------------------------
 
 
-def _pid_of(text: str) -> int:
+def pid_of(text: str) -> int:
+    """Of a number or a pid file. Raises `OperatorError`, which names `--pid`."""
     if text.isascii() and text.isdecimal() and len(text) < 10:
+        if int(text) < 1:
+            raise OperatorError(f"--pid {text}: that is no process; give the pid of the server's first one")
         return int(text)
     try:
         with open(text, encoding="utf-8") as file:

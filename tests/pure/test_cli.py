@@ -209,6 +209,14 @@ def test_a_master_of_another_user_is_not_trusted(answer: Callable[..., Master]) 
         (["relaod", "--workers", "x"], "--workers: 'x' is not"),  # no option of a command: an app is meant
         (["stauts:app", "--workers", "x"], "--workers: 'x' is not"),
         (["restart", "--workers", "x"], "--workers: 'x' is not"),  # near none
+        (["tortur", "http://127.0.0.1:8000/"], "no command tortur; did you mean torture?"),
+        (["torture"], "graceserve: torture: which server? give a URL"),
+        (["torture", "https://127.0.0.1/"], "graceserve: torture https://127.0.0.1/: https is not supported"),
+        (["torture", "unix:/nonexistent", "--reloads", "0"], "torture unix:/nonexistent: connect: No such file"),
+        (["torture", "unix:/x", "--pid", "/nonexistent"], "--pid /nonexistent: No such file or directory"),
+        (["torture", "unix:/x", "--pid", "4194999"], "--pid 4194999: there is no process 4194999"),
+        (["torture", "unix:/x", "--pid", "0"], "--pid 0: that is no process"),
+        (["torture", "unix:/x", "--pid", own()], f"--pid {own()}: process {own()} does not handle HUP"),
     ],
 )
 def test_usage_errors_are_one_line_and_exit_2(
@@ -284,6 +292,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     for name in COMMANDS:
         assert main([name, "--help"]) == 0
         assert "--control-socket" in capsys.readouterr().out
+    assert "\n  torture " in text and main(["torture", "--help"]) == 0
+    assert "--reload-command" in capsys.readouterr().out
 
 
 def test_a_master_is_called_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

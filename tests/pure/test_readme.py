@@ -9,6 +9,7 @@ from pathlib import Path
 from graceserve.cli import COMMANDS
 from graceserve.config import markdown
 from graceserve.options import GUNICORN_FLAGS, OPTIONS
+from graceserve.torture.options import parser
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -46,12 +47,13 @@ def test_commands_and_flags_that_it_mentions_exist() -> None:
     text = re.sub(r"(?:apt|pip) install[^\n]*|ln -s[^\n]*|mv -T[^\n]*|manage.py[^\n]*", "", README.read_text())
     text, gunicorn = GUNICORN.sub("", text), "".join(GUNICORN.findall(text))
     known = {flag for option in OPTIONS for flag in option.flags} | {"--json", "--quick", "--help"}
+    known |= {flag for action in parser({})._actions for flag in action.option_strings}
     mentioned = set(re.findall(FLAG, text))
     assert mentioned - known == set()
     theirs = set(re.findall(FLAG, gunicorn))
     assert theirs - known - set(GUNICORN_FLAGS) == set() and theirs & set(GUNICORN_FLAGS)
-    commands = set(re.findall(r"`?graceserve (reload|rollback|status|stop|reopen|check|top|run)\b", text))
-    assert commands == set(COMMANDS)
+    commands = set(re.findall(r"`?graceserve (reload|rollback|status|stop|reopen|torture|check|top|run)\b", text))
+    assert commands == {*COMMANDS, "torture"}
 
 
 def test_keys_and_variables_of_toml_and_readme() -> None:
