@@ -29,6 +29,7 @@ HOST = "127.0.0.1"
 LOG_LINES = 12
 OTHERS_MOST = 0.1  # of a core
 SETTINGS = ("GRACESERVE_", "GRANIAN_", "GUNICORN_", "UWSGI_")  # variables that would change what is measured
+CLOSES = "Connection: close"
 SCHED_CLOCK = 2  # CPUCLOCK_SCHED, include/linux/posix-timers_types.h: nanoseconds, of all threads that were or are
 
 
@@ -70,6 +71,12 @@ def _uwsgi(program: str, app: str, port: int) -> list[str]:
     return [program, *address, *venv, "--module", app, "--disable-logging", "--die-on-term"]
 
 
+def _uwsgi_closing(program: str, app: str, port: int) -> list[str]:
+    """It does not say by itself that it closes."""
+    words = _uwsgi(program, app, port)
+    return ["--http-socket" if word == "--http11-socket" else word for word in words] + ["--add-header", CLOSES]
+
+
 def _waitress(program: str, app: str, port: int) -> list[str]:
     return [program, os.path.join(APPS, "run_waitress.py"), app, HOST, str(port)]
 
@@ -81,6 +88,7 @@ COMMANDS: dict[str, tuple[str, Callable[[str, str, int], list[str]]]] = {  # the
     "granian": ("granian", _granian),
     "gunicorn": ("gunicorn", _gunicorn),
     "uwsgi": ("uwsgi", _uwsgi),
+    "uwsgi-closing": ("uwsgi", _uwsgi_closing),
     "waitress": ("python", _waitress),
 }
 
@@ -227,7 +235,8 @@ class Arena:
         """Of an installed server, as "granian 2.8.7"."""
         found = self.find(name)
         assert found, name
-        return f"{name} {self._version(found, name) or '(version unknown)'}"
+        package = name.partition("-")[0]
+        return f"{package} {self._version(found, package) or '(version unknown)'}"
 
     def command(self, plan: Plan, app: str, port: int) -> list[str]:
         """The command line of an installed server."""
@@ -239,19 +248,28 @@ class Arena:
     def serve(self, plan: Plan, app: str, env: Mapping[str, str] | None = None) -> Iterator[Running]:
         """The server, ready, until the end of the block. It is installed, `installed` said so."""
         port = web.free_port()
-        argv = ["taskset", "-c", str(self.server_core), *self.command(plan, app, port)]
-        clean = {name: value for name, value in environ().items() if not name.startswith(SETTINGS)}
         log_path = os.path.join(self.room, f"{port}.log")
-        with open(log_path, "wb") as log:
-            process = self.nursery.start(
-                argv, cwd=APPS, env={**clean, "PYTHONPATH": APPS, **(env or {})}, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True,
-            )  # fmt: skip
+        process = self._start(plan, app, port, log_path, env or {})
         server = Running(process, port, log_path)
         try:
             yield server.wait_ready()
         finally:
             server.stop()
+
+    def start_again(self, server: Running, plan: Plan, app: str, env: Mapping[str, str] | None = None) -> None:
+        """On the same port. The one of before has ended; nobody waits for the new one."""
+        server.process = self._start(plan, app, server.port, server.log_path, env or {})
+
+    def _start(
+        self, plan: Plan, app: str, port: int, log_path: str, env: Mapping[str, str]
+    ) -> "subprocess.Popen[bytes]":
+        argv = ["taskset", "-c", str(self.server_core), *self.command(plan, app, port)]
+        clean = {name: value for name, value in environ().items() if not name.startswith(SETTINGS)}
+        with open(log_path, "ab") as log:
+            return self.nursery.start(
+                argv, cwd=APPS, env={**clean, "PYTHONPATH": APPS, **env}, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     def broke(self, plan: Plan, error: Exception) -> None:
         """Note and tell that this server could not be measured; the others are."""

@@ -26,9 +26,9 @@ class Stage:
         """A server, ready."""
         return Server(self.nursery, launch, self.site.path("server.log")).wait_ready(timeout_s)
 
-    def nginx(self, upstream: str) -> Nginx:
-        """nginx before that address."""
-        return Nginx(self.nursery, self.site.path("nginx"), upstream)
+    def nginx(self, upstream: str, kept: int = 0) -> Nginx:
+        """nginx before that address; `kept` as for `Nginx`."""
+        return Nginx(self.nursery, self.site.path("nginx"), upstream, kept)
 
     def release(self, name: str, at_import: str = "") -> Release:
         """A release of the test app."""

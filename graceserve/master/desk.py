@@ -12,29 +12,7 @@ from graceserve.master.listeners import Listeners
 from graceserve.master.notify import Notify
 from graceserve.master.poller import Poller
 from graceserve.release import Launch
-from graceserve.wire.channel import Channel
-
-
-@dataclass(frozen=True, slots=True)
-class Inbox:
-    """Where leaving workers put live connections and accepting ones take them: a listener for what is connected.
-
-    There is one for the whole life of the service. One for each generation loses connections: what waits in it when its
-    workers are told to leave, before they came to take it, is closed with it.
-    """
-
-    put: Channel
-    take: Channel
-
-    @classmethod
-    def new(cls) -> "Inbox":
-        """An empty one."""
-        return cls(*Channel.pair())
-
-    @property
-    def fds(self) -> list[int]:
-        """Both ends."""
-        return [self.put.fileno(), self.take.fileno()]
+from graceserve.wire.channel import Inbox
 
 
 @dataclass(slots=True)

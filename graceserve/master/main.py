@@ -22,7 +22,7 @@ from graceserve.logs import Log
 from graceserve.master import status as status_page
 from graceserve.master.book import Book
 from graceserve.master.control import Control, Door, Orders
-from graceserve.master.desk import Desk, Inbox
+from graceserve.master.desk import Desk
 from graceserve.master.ears import Ears
 from graceserve.master.kernel import Kernel
 from graceserve.master.listeners import Listeners
@@ -34,7 +34,7 @@ from graceserve.master.reexec import Reexec, Snapshot
 from graceserve.master.reloads import Reloads
 from graceserve.master.signals import OBEYED, Signals
 from graceserve.release import Launch, Pin
-from graceserve.wire.channel import Channel
+from graceserve.wire.channel import Channel, Inbox
 from graceserve.wire.messages import Reopen
 
 STOP_ECHO_S = 0.1  # timeout(1) signals the process and then its group: one TERM, not an impatient second

@@ -231,7 +231,7 @@ class Perform:
             self._ears.never_was(child, "its template is gone")
             return
         listeners = self._desk.listeners.get(running.listeners)
-        fds = [child.unsent.fileno(), self._desk.inbox.take.fileno(), *(it.sock.fileno() for it in listeners)]
+        fds = [child.unsent.fileno(), *self._desk.inbox.fds, *(it.sock.fileno() for it in listeners)]
         if template.channel.send(m.Fork(child.worker, child.slot, tuple(it.name for it in listeners)), fds):
             child.unsent.close()
             child.unsent = None
@@ -285,8 +285,7 @@ class Perform:
 
     def _drain(self, child: Child, grace_s: float, successor: int) -> None:
         assert child.channel is not None
-        fds = [self._desk.inbox.put.fileno()] if successor else []
-        child.channel.send(m.Drain(grace_s, stop=successor == 0), fds)
+        child.channel.send(m.Drain(grace_s, stop=successor == 0))
         self._signal(child, signal.SIGTERM)
 
 

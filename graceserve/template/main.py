@@ -23,7 +23,8 @@ from graceserve.stacks import open_stacks
 from graceserve.template.fork import fork_worker
 from graceserve.template.load import AppError, WSGIApplication, load_app, prepend_path
 from graceserve.wire import messages as m
-from graceserve.wire.channel import Channel, close_all
+from graceserve.wire.channel import Channel, Inbox, close_all
+from graceserve.worker.board import Board
 from graceserve.worker.main import Post, run
 
 # Sent to the whole process group by shells, supervisors and `pkill`; only the master obeys them. Handlers that do
@@ -87,6 +88,7 @@ class Template:
             json=settings.log_json, level=settings.log_level, path=settings.error_logfile, gen=boot.generation
         )
         self._app: WSGIApplication | None = None
+        self._board = Board()
 
     def serve(self) -> int:
         """Fork workers on order until there is nothing to do; in a worker, its own exit status."""
@@ -131,15 +133,15 @@ class Template:
 
     def _fork(self, order: m.Fork, fds: list[int]) -> int | None:
         """None in the template, the exit status in the worker."""
-        channel, inbox = Channel.of_fd(fds[0]), Channel.of_fd(fds[1])
+        channel = Channel.of_fd(fds[0])
         if not fork_worker(order.worker, self._channel, channel):
             channel.close()
-            inbox.close()
-            close_all(fds[2:])
+            close_all(fds[1:])
             return None
+        inbox = Inbox(*map(Channel.of_fd, fds[1:3]))
         self._channel.close()
         self._log.close()
-        listeners = [(name, socket.socket(fileno=fd)) for name, fd in zip(order.listeners, fds[2:], strict=True)]
+        listeners = [(name, socket.socket(fileno=fd)) for name, fd in zip(order.listeners, fds[3:], strict=True)]
         post = Post(
             generation=self._boot.generation,
             worker=order.worker,
@@ -147,6 +149,7 @@ class Template:
             settings=self._settings,
             release=self._boot.release,
             app=self._app,
+            board=self._board,
         )
         return run(post, channel, inbox, listeners)
 

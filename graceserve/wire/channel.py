@@ -8,6 +8,7 @@ import array
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from graceserve.errors import WireError
 from graceserve.wire.messages import MESSAGE_BYTES_MAX, Message, decode, encode
@@ -91,6 +92,33 @@ class Channel:
     def close(self) -> None:
         """Idempotent."""
         self._sock.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """Where workers put live connections and those that can serve take them: a listener for what is connected.
+
+    There is one for the whole life of the service, and each process has both ends. One for each generation loses
+    connections: what waits in it when its workers are told to leave, before they came to take it, is closed with it.
+    """
+
+    put: Channel
+    take: Channel
+
+    @classmethod
+    def new(cls) -> "Inbox":
+        """An empty one."""
+        return cls(*Channel.pair())
+
+    @property
+    def fds(self) -> list[int]:
+        """Both ends."""
+        return [self.put.fileno(), self.take.fileno()]
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.put.close()
+        self.take.close()
 
 
 def close_all(fds: Sequence[int]) -> None:

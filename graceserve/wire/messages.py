@@ -40,7 +40,7 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Fork a worker. Descriptors: its channel, the inbox (receiving end), then one a listener."""
+    """Fork a worker. Descriptors: its channel, the inbox (sending end, receiving end), then one a listener."""
 
     worker: int = 0
     slot: int = 0
@@ -148,9 +148,9 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Travels ahead of the SIGTERM. Descriptor: sending end of the inbox, absent when nobody is there to take.
+    """Travels ahead of the SIGTERM. `grace_s` seconds from now the worker is killed.
 
-    `grace_s` seconds from now the worker is killed. `stop`: the whole service ends; nobody takes the connections.
+    `stop`: the whole service ends, and nobody takes the connections; else they go into the inbox.
     """
 
     grace_s: float = 0.0
@@ -167,17 +167,23 @@ class Reopen:
     """Open the log file again (SIGUSR1 at the master). Also sent to templates."""
 
 
-# --- old worker -> new worker (through an inbox) --------------------------------------------------------------------
+# --- worker -> worker (through the inbox) ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """An idle client connection. Descriptor: the connection."""
+    """A client connection with no request that has begun.
+
+    Descriptors: the connection, and a file with what was read of it and not served, if there is anything.
+    """
 
     listener: str = ""  # name of the listener that accepted it
     peer: str = ""  # REMOTE_ADDR
     peer_port: int = 0
     requests: int = 0  # that it has carried so far
+    waited_s: float = 0.0  # for the client: since the last response, or since the request's first byte
+    continued: bool = False  # the request that is being read was answered with 100 Continue
+    fresh: bool = False  # what comes next is what a listener's connections begin with: a PROXY header
 
 
 # --- control client <-> master --------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 from graceserve.logs import Log
 from graceserve.wire.channel import Channel
+from graceserve.worker.arrival import Arrival
 from graceserve.worker.environ import Peer, Route
-from graceserve.worker.handoff import Arrival, NotAConnection, site_of, take_over
+from graceserve.worker.handoff import NotAConnection, site_of, take_over
 
 # accept(2), "Error handling": errors of the connection that was in the queue, not of the listener
 _TRANSIENT = frozenset(
@@ -111,7 +112,7 @@ class Acceptor:
     def _arrival(self, fd: int) -> Arrival:
         sock, address = self._listeners[fd].accept()
         peer = Peer(str(address[0]), int(address[1])) if isinstance(address, tuple) else Peer()
-        return Arrival(sock, Route(self._sites[fd], peer), fresh=True)
+        return Arrival(sock, Route(self._sites[fd], peer))
 
     def _take_over(self) -> Arrival | None:
         if self.refused:

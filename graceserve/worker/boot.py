@@ -54,7 +54,7 @@ def warm(app: WSGIApplication, path: str, environs: Environs) -> None:
     request = _request(path)
     gateway = Gateway(app, failures, close_now=bool)
     exchange = Exchange(gateway, request, environs.make(request, BytesIO(), 0, route))
-    exchange.emit = _nobody
+    exchange.writer = _Nobody()
     while exchange.pull() is not None:
         pass
     exchange.close()
@@ -79,5 +79,8 @@ def _request(url: str) -> Admitted:
     return request
 
 
-def _nobody(piece: bytes) -> None:
+class _Nobody:
     """Reads what a warm-up writes."""
+
+    def emit(self, piece: bytes) -> None:
+        """See `Writer`."""

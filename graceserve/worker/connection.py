@@ -2,11 +2,11 @@
 
     IDLE --bytes--> HEAD --head admitted--> BODY --complete--> RUNNING --response done--> IDLE ...
       |               |                      |                   |
-      +-- moved       +------ refused -------+--> LAST <---------+ `Connection: close`        any --> CLOSED
+      +---- MOVED ----+------ refused -------+--> LAST <---------+ `Connection: close`        any --> CLOSED
 
 Head and body are read in full before the app is called. Bytes that come while a request runs stay unparsed (and, beyond
-a limit, in the kernel), so that requests are answered in order. Only an IDLE connection of which nothing is held in
-this process, neither received nor to be sent, can be handed over.
+a limit, in the kernel), so that requests are answered in order. As long as the app has not been called for a request
+the connection can be handed over, with what has been read of it.
 
 The way of a request that has come whole, and has no body, is the hot path: IDLE to RUNNING to IDLE in one `advance`.
 """
@@ -18,7 +18,7 @@ from enum import Enum
 from time import time
 from typing import Protocol, cast
 
-from graceserve.worker.environ import Route
+from graceserve.worker.arrival import Arrival
 from graceserve.worker.filesend import FileSender
 from graceserve.worker.filewrapper import FilePart
 from graceserve.worker.http.policy import Admitted, Body, Refused
@@ -43,11 +43,12 @@ class State(Enum):
     BODY = "body"
     RUNNING = "running"
     LAST = "last"
+    MOVED = "moved"  # somebody else holds it; closed here as soon as the loop thread can
     CLOSED = "closed"
 
 
 # A member looked up in its class takes 100 ns on Python 3.11, and the hot path would do that twenty times.
-IDLE, HEAD, BODY, RUNNING, LAST, CLOSED = State
+IDLE, HEAD, BODY, RUNNING, LAST, MOVED, CLOSED = State
 _BODYLESS, _COMPLETE = Body.NONE, Outcome.COMPLETE
 
 
@@ -95,6 +96,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_body_pace",
+        "_continued",
         "_eof",
         "_file",
         "_given_bytes",
@@ -107,6 +109,7 @@ class Connection(asyncio.Protocol):
         "_spool",
         "_transport",
         "_write_pace",
+        "fd",
         "full",
         "requests",
         "route",
@@ -115,16 +118,21 @@ class Connection(asyncio.Protocol):
         "state",
     )  # fmt: skip
 
-    def __init__(self, home: Home, sock: socket.socket, route: Route, requests: int) -> None:
+    def __init__(self, home: Home, arrival: Arrival) -> None:
         self._home = home
-        self.sock = sock  # the transport owns its descriptor
-        self.route = route
-        self.requests = requests  # begun so far, also before a hand-over
+        self.sock = arrival.sock  # the transport owns its descriptor
+        self.fd = arrival.sock.fileno()  # to be known when that is closed
+        self.route = arrival.route
+        self.requests = arrival.requests  # begun so far, also before a hand-over
         self.state = IDLE
-        self.since = home.now()  # of the state, or for BODY of its last byte
+        self.since = home.now() - arrival.waited_s  # of the state, or for BODY of its last byte
         self.full = False
+        self._continued = arrival.continued
         self._reader = home.reader()
-        self._request: Admitted | None = None  # whose body is being read
+        if arrival.read:
+            self._reader.receive(arrival.read)
+            self.state = HEAD
+        self._request: Admitted | None = None  # whose body is being read, or that waits for an app thread
         self._spool: Spool | None = None
         self._run: Run | None = None
         self._file: FilePart | None = None  # waits for the transport to be empty
@@ -140,17 +148,21 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's has its methods, not its base class
         self._home.opened(self)
+        if self.state is HEAD:
+            self._home.soon(self)
 
     def data_received(self, data: bytes) -> None:
         """Keep it for now: what has come on all connections is read first, and then served, without a system call in
         between. After each one the caches of processor and memory management are somebody else's."""
-        if self.state is not LAST:
-            self._reader.receive(data)
-            if self.state is not RUNNING:
-                self._home.soon(self)
-            elif self._reader.held_bytes > PIPELINED_BYTES_MAX:
-                self._held_back = True
-                self._transport.pause_reading()
+        state = self.state
+        if state is LAST or state is MOVED:
+            return
+        self._reader.receive(data)
+        if state is not RUNNING:
+            self._home.soon(self)
+        elif self._reader.held_bytes > PIPELINED_BYTES_MAX:
+            self._held_back = True
+            self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         """True: keep the connection, for the rest of the response, or until what has come before is looked at."""
@@ -197,7 +209,7 @@ class Connection(asyncio.Protocol):
         return self._transport.get_write_buffer_size() + in_file
 
     def send(self, data: bytes) -> None:
-        if self.state is not CLOSED and not self._transport.is_closing():
+        if self.state is not CLOSED:  # a transport that is only about to be lost drops it
             self._given_bytes += len(data)
             self._transport.write(data)
 
@@ -221,15 +233,25 @@ class Connection(asyncio.Protocol):
         if self._spool is not None:
             self._drop_request()
         if self._home.watches:
+            self._request = None
             self._home.served(self, exchange)
         if self.state is CLOSED:
             return
         if exchange.outcome is not _COMPLETE:
             self._cut(reset=exchange.ends_by_close)
-        elif not exchange.keep_alive:
+            return
+        if not exchange.keep_alive:
             self._end()
-        else:
-            self._rest()
+            return
+        self.state = IDLE
+        self.since = self._home.now()
+        if self._held_back:
+            self._held_back = False
+            self._transport.resume_reading()
+        if self._reader.held or self._eof:
+            self._home.soon(self)  # not at once: other connections have their turn first
+        elif self._home.draining:
+            self._home.rested(self)
 
     # --- for the worker
 
@@ -245,52 +267,71 @@ class Connection(asyncio.Protocol):
 
     @property
     def at_rest(self) -> bool:
-        """Idle, and nothing of it is held here: nothing but its descriptor would have to go along."""
+        """Between requests, and nothing of it is held here."""
+        return self.state is IDLE and self.movable and not self._reader.held
+
+    @property
+    def movable(self) -> bool:
+        """Whether somebody else could go on from here. On the guard's thread, too, while the loop thread is busy."""
+        state = self.state
         return (
-            self.state is IDLE
-            and not self._reader.held_bytes
-            and not self._eof
-            and not self.gone
+            (state is IDLE or state is HEAD or state is BODY)
+            and not self.route.secure
+            and (self._spool is None or self._spool.in_memory)
+            and not self._transport.is_closing()
             and not self._transport.get_write_buffer_size()
         )
 
-    def hold_still(self) -> int:
-        """Stop reading: from here what the client sends stays in the kernel. The descriptor."""
-        self._transport.pause_reading()
-        return self.sock.fileno()
+    def arrival(self) -> Arrival:
+        """What whoever goes on needs to know. Threads as for `movable`."""
+        body = self._spool.content() if self._spool is not None else b""
+        return Arrival(
+            self.sock, self.route, False, self._reader.unserved(self._request, body), self.requests,
+            self._home.now() - self.since, self._continued,
+        )  # fmt: skip
 
-    def go_on(self) -> None:
-        """Undo `hold_still`."""
-        self._transport.resume_reading()
+    def moved(self) -> None:
+        """Somebody else holds it: nothing more happens here. Threads as for `movable`; `let_go` follows."""
+        self.state = MOVED
 
     def let_go(self) -> None:
-        """Somebody else holds the connection: close this process's descriptor. The client does not notice."""
+        """Close this process's descriptor. The client does not notice."""
+        self._transport.pause_reading()
         self._transport.abort()
 
     def close_idle(self) -> None:
         """Close it, if no request has begun."""
         if self.state is IDLE:
-            self._transport.close()
+            self._close()
+
+    def take_back(self) -> None:
+        """Its request has not begun yet, and is not about to: it can be moved now. Else to be followed by `again`."""
+        self._run = None
+        self.requests -= 1
+        self.state = BODY
+        self._body_pace = None
+
+    def again(self, run: Run) -> None:
+        """Its request waits again."""
+        self._run = run
+        self.requests += 1
+        self.state = RUNNING
 
     def advance(self) -> None:
-        """Parse what has come, as far as the next complete request."""
-        if not self._parses:
-            return
-        while (event := self._reader.next_event()) is not None:
+        """Parse what has come, as far as the next complete request, and have that served."""
+        while (state := self.state) is IDLE or state is HEAD or state is BODY:
+            event = self._reader.next_event()
             if type(event) is Admitted and event.body is _BODYLESS:
-                self._dispatch(event)
+                self._serve(event)
                 return
             if event is END:
                 assert self._request is not None, "an end follows a head"
-                self._dispatch(self._request)
+                self._serve(self._request)
+                return
+            if event is None:
+                self._wait(state)
                 return
             self._take(event)
-            if not self._parses:
-                return
-        if self.state is IDLE and self._reader.held_bytes:
-            self._become(HEAD)
-        if self._eof:
-            self._transport.close()  # the rest of this request will never come
 
     def check(self, now: float) -> None:
         """Enforce the time limits. Called about once a second."""
@@ -303,7 +344,7 @@ class Connection(asyncio.Protocol):
         waited_s = now - self.since
         match self.state:
             case State.IDLE if waited_s > patience.keep_alive_s:
-                self._transport.close()
+                self._close()
             case State.HEAD if waited_s > patience.head_s:
                 self._refuse(408, f"head not complete in {patience.head_s:g} s")
             case State.BODY if self._body_pace is not None and self._body_pace.too_slow(now, self.body_bytes):
@@ -313,14 +354,16 @@ class Connection(asyncio.Protocol):
 
     # --- steps
 
-    @property
-    def _parses(self) -> bool:
-        state = self.state
-        return (state is IDLE or state is HEAD or state is BODY) and not self._transport.is_closing()
-
     def _become(self, state: State) -> None:
         self.state = state
         self.since = self._home.now()
+
+    def _wait(self, state: State) -> None:
+        """For the rest of a request."""
+        if state is IDLE and self._reader.held:
+            self._become(HEAD)
+        if self._eof:
+            self._close()  # which will never come
 
     def _take(self, event: Event) -> None:
         """What does not complete a request."""
@@ -336,7 +379,8 @@ class Connection(asyncio.Protocol):
         self._spool = Spool()
         self._become(BODY)
         self._body_pace = Pace(self._home.patience.body_s, self.since)
-        if request.expects_continue and not self._reader.held_bytes:
+        if request.expects_continue and not self._reader.held and not self._continued:
+            self._continued = True
             self.send(_CONTINUE)
 
     def _take_body(self, data: bytes) -> None:
@@ -346,11 +390,13 @@ class Connection(asyncio.Protocol):
         except OSError as error:
             self._refuse(503, f"no room for the body: {error}")
 
-    def _dispatch(self, request: Admitted) -> None:
+    def _serve(self, request: Admitted) -> None:
         self.state = RUNNING
         self.requests += 1
+        self._continued = False
         if self._home.watches:
             self.since = self._home.now()
+            self._request = request
         try:
             self._home.serve(self, request, self._spool)
         except OSError as error:
@@ -360,17 +406,6 @@ class Connection(asyncio.Protocol):
         """By the worker: the request was not served at once."""
         self._run = run
 
-    def _rest(self) -> None:
-        self.state = IDLE
-        self.since = self._home.now()
-        if self._held_back:
-            self._held_back = False
-            self._transport.resume_reading()
-        if self._reader.held_bytes or self._eof:
-            self._home.soon(self)  # not at once: other connections have their turn first
-        elif self._home.draining:
-            self._home.rested(self)
-
     def _refuse(self, status: int, reason: str) -> None:
         self._home.refused(self, status, reason)
         self._drop_request()
@@ -378,11 +413,15 @@ class Connection(asyncio.Protocol):
         self._linger()
 
     def _end(self) -> None:
-        if self._reader.held_bytes and not self._eof:
+        if self._reader.held and not self._eof:
             self._linger()
         else:
-            self._become(LAST)
-            self._transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Once all is sent."""
+        self._become(LAST)
+        self._transport.close()
 
     def _linger(self) -> None:
         """Our last byte is on its way, the client may still send: closing now would reset the connection under it."""

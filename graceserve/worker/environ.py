@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from graceserve.worker.forwarded import Told, Trust, read
-from graceserve.worker.http.policy import Admitted, Body
+from graceserve.worker.forwarded import NOTHING, Told, Trust, read
+from graceserve.worker.http.policy import Admitted, Alike, Body
 
 _CHUNKED = Body.CHUNKED  # a member looked up in its class takes 100 ns on Python 3.11
 # A base has room for them: to overwrite is cheaper than to insert, and a copy of a dict keeps its size.
@@ -72,11 +72,13 @@ class Environs:
         self._believed = believed
         self._believes_more = not believed <= {"x-forwarded-for", "x-forwarded-proto"}
         self._script_name = script_name.rstrip("/")
-        self._bases: dict[tuple[Site, bool], dict[str, Any]] = {}
+        self._bases: dict[tuple[Site, bool, bool, bool], dict[str, Any]] = {}
 
     def welcome(self, route: Route) -> None:
         """Prepare for the requests of a connection."""
-        key = route.site, route.secure
+        route.trusted = bool(self._believed) and self._trust.covers(route.peer.address)
+        route.port = str(route.peer.port) if route.peer.port else ""
+        key = route.site, route.secure, route.trusted, not route.port  # `_prepare` relies on it
         if key not in self._bases:
             scheme = "https" if route.secure else "http"
             self._bases[key] = {
@@ -84,12 +86,43 @@ class Environs:
                 "SERVER_PORT": route.site.port, **_OF_A_REQUEST,
             }  # fmt: skip
         route.base = self._bases[key]
-        route.port = str(route.peer.port) if route.peer.port else ""
-        route.trusted = bool(self._believed) and self._trust.covers(route.peer.address)
 
     def make(self, request: Admitted, body: Any, body_bytes: int, route: Route) -> dict[str, Any]:
         """`body` is the input, `body_bytes` how much is in it (known of a chunked body, too: it was read in full)."""
+        alike = request.alike
+        if alike is None or self._script_name:
+            return self._make(request, body, body_bytes, route)
+        if alike.route is not route:
+            self._reroute(alike, request, route)
+        model = alike.environ
+        if alike.latest is not request:
+            alike.latest = request
+            variables = request.variables
+            model["REQUEST_METHOD"] = variables["REQUEST_METHOD"]
+            model["RAW_URI"] = model["REQUEST_URI"] = variables["RAW_URI"]
+            model["PATH_INFO"] = variables["PATH_INFO"]
+            model["QUERY_STRING"] = variables["QUERY_STRING"]
+        made = model.copy()
+        made["wsgi.input"] = body
+        return made
+
+    def _reroute(self, alike: Alike, request: Admitted, route: Route) -> None:
+        """In the environs of those that are alike, and of connections with the same base, nothing differs but what the
+        request line says, the body, and the peer, unless the fields tell who the client is."""
+        alike.route = route
+        if alike.base is not route.base:
+            alike.base, alike.latest = route.base, request
+            alike.environ = self._make(request, None, 0, route)
+            alike.tells_peer = route.trusted and self._told(alike.environ, route).peer is not None
+        elif not alike.tells_peer:
+            alike.environ["REMOTE_ADDR"] = route.peer.address
+            if route.port:
+                alike.environ["REMOTE_PORT"] = route.port
+
+    def _make(self, request: Admitted, body: Any, body_bytes: int, route: Route) -> dict[str, Any]:
         made = route.base.copy()
+        if request.alike is not None:
+            made.update(request.alike.variables)
         made.update(request.variables)
         made["wsgi.input"] = body
         made["REMOTE_ADDR"] = route.peer.address
@@ -99,13 +132,16 @@ class Environs:
             made["CONTENT_LENGTH"] = str(body_bytes)
         if self._script_name:
             _mount(made, self._script_name)
-        if route.trusted and (
-            "HTTP_X_FORWARDED_FOR" in made or "HTTP_X_FORWARDED_PROTO" in made or self._believes_more
-        ):
-            _believe(made, read(made, self._believed, self._trust, route.peer.address))
+        if route.trusted and (told := self._told(made, route)) is not NOTHING:
+            _believe(made, told)
         if not route.site.host:
             made["SERVER_NAME"], made["SERVER_PORT"] = _server(made.get("HTTP_HOST", ""), made["wsgi.url_scheme"])
         return made
+
+    def _told(self, made: dict[str, Any], route: Route) -> Told:
+        if "HTTP_X_FORWARDED_FOR" in made or "HTTP_X_FORWARDED_PROTO" in made or self._believes_more:
+            return read(made, self._believed, self._trust, route.peer.address)
+        return NOTHING
 
 
 def _mount(made: dict[str, Any], prefix: str) -> None:

@@ -14,10 +14,10 @@ Nearly all proxies set the former and pass the latter on as they got it; a mixtu
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from graceserve.options import FORWARDED_HEADERS
 from graceserve.worker.http.policy import HOST
@@ -116,8 +116,7 @@ def _within(address: str, network: Network) -> bool:
 # --- what they tell ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):  # no dataclass: one is made for each new client, and freezing costs more than the rest of it
     """What a trusted proxy told; None is what it didn't, and there the connection's own counts."""
 
     scheme: str | None = None  # http or https
@@ -147,8 +146,8 @@ def read(environ: Mapping[str, Any], believed: frozenset[str], trust: Trust, pee
 def _usual_long(believed: frozenset[str], trust: Trust, listed: str, proto: str) -> Told:
     """X-Forwarded-For and X-Forwarded-Proto."""
     return Told(
-        scheme=_scheme(proto) if "x-forwarded-proto" in believed else None,
-        peer=_client(trust, listed) if "x-forwarded-for" in believed else None,
+        _scheme(proto) if proto and "x-forwarded-proto" in believed else None,
+        _client(trust, listed) if listed and "x-forwarded-for" in believed else None,
     )
 
 
@@ -163,9 +162,9 @@ def _unusual(environ: Mapping[str, Any], believed: frozenset[str], trust: Trust,
         value = said["forwarded"]
         told = (_forwarded if len(value) <= _CACHED_CHARS_MAX else _forwarded_long)(trust, value)
     if "x-forwarded-host" in said:
-        told = replace(told, host=_host(_nearest(said["x-forwarded-host"])))
+        told = told._replace(host=_host(_nearest(said["x-forwarded-host"])))
     port, prefix = _nearest(said.get("x-forwarded-port", "")), _nearest(said.get("x-forwarded-prefix", ""))
-    return replace(told, port=_port(port), prefix=_prefix(prefix))
+    return told._replace(port=_port(port), prefix=_prefix(prefix))
 
 
 def _nearest(value: str) -> str:
@@ -175,6 +174,8 @@ def _nearest(value: str) -> str:
 
 def _client(trust: Trust, value: str) -> Peer | None:
     """X-Forwarded-For: the first from the right that is no trusted proxy, or the leftmost."""
+    if "," not in value:
+        return _entry(value.strip(_WS))
     found, left = None, value.split(",")
     while left:
         entry = _entry(left.pop().strip(_WS))
@@ -188,6 +189,8 @@ def _client(trust: Trust, value: str) -> Peer | None:
 
 def _scheme(value: str) -> str | None:
     """X-Forwarded-Proto: https if the nearest proxy says so, and none before it says otherwise."""
+    if value in _SCHEMES:
+        return _SCHEMES[value]
     said = [_SCHEMES.get(word.strip(_WS).lower()) for word in value.split(",")]
     if said[-1] is None:
         return None

@@ -1,36 +1,117 @@
-"""The guard thread: notices that the master is gone while the app holds the loop thread. Shell; used in a worker.
+"""The guard thread: does what can't wait while the app holds the loop thread. Shell; used in a worker.
 
-It sleeps in `poll` until the channel hangs up. A worker whose loop turns then drains by itself; one that is stuck in an
-app call would keep the port from the next master and never leave. Killing the stuck is otherwise the master's business.
+It notices that the master is gone. A worker whose loop turns then drains by itself; one that is stuck in an app call
+would keep the port from the next master and never leave. Killing the stuck is otherwise the master's business.
+
+And it notices a call that lasts (`--threads 1`): then it passes on the connections behind it that have something to
+say, as soon as they say it. While nothing is called it sleeps.
 """
 
 import os
 import select
+import sys
 import threading
-from collections.abc import Callable
+from typing import Protocol
+
+from graceserve.worker.watch import Watch
 
 EXIT_STUCK = 1
+TICK_S = 0.004  # a call is long if it has lasted for one of these, up to two
+LONELY_TICK_S = 1.0  # where nobody is there to be given anything
+SWITCH_S = 0.0005  # that the interpreter's lock is kept from the guard by a long call that computes
+
+
+class Ward(Protocol):
+    """The worker, as its guard sees it. For the guard's thread."""
+
+    def close_listeners(self) -> None:
+        """Accept no more, and let somebody else bind."""
+
+    def tell_stuck(self) -> None:
+        """The process is about to end, because it did not by itself."""
+
+
+class Relief(Protocol):
+    """Whom a long call holds up, and who could serve them. For the guard's thread."""
+
+    @property
+    def lonely(self) -> bool:
+        """Whether no other worker is there, so that long calls need no looking for."""
+
+    def fileno(self) -> int:
+        """Readable when a connection is."""
+
+    def pass_on(self, turn: int) -> bool:
+        """Hand over who waits, while it is this turn. Whether nobody is left who waits."""
 
 
 class Guard:
     """One a worker; its thread is a daemon."""
 
-    def __init__(self, channel_fd: int, grace_s: float, stop_accepting: Callable[[], None], told: Callable[[], None]):
-        """`stop_accepting` and `told` (before an exit for being stuck) are called on the guard's thread."""
+    def __init__(self, channel_fd: int, grace_s: float, ward: Ward, watch: Watch, relief: Relief) -> None:
         self._channel_fd = channel_fd
         self._grace_s = grace_s
-        self._stop_accepting = stop_accepting
-        self._told = told
+        self._ward = ward
+        self._watch = watch
+        self._relief = relief
+        self._poll = self._poll_of(watch.wake_fd)
+        self._relief_poll = self._poll_of(relief.fileno())
+        self._channel_poll = self._poll_of()
+        self._orphan = False
+        self._dozes = True  # until it is woken
+
+    def _poll_of(self, *fds: int) -> select.poll:
+        made = select.poll()
+        made.register(self._channel_fd, 0)  # nothing but the hang-up, which needs no asking
+        for fd in fds:
+            made.register(fd, select.POLLIN)
+        return made
 
     def start(self) -> None:
         """Begin to watch."""
-        threading.Thread(target=self._watch, name="graceserve-guard", daemon=True).start()
+        threading.Thread(target=self._run, name="graceserve-guard", daemon=True).start()
 
-    def _watch(self) -> None:
-        poll = select.poll()
-        poll.register(self._channel_fd, 0)  # nothing but the hang-up, which needs no asking
-        poll.poll()
-        self._stop_accepting()  # at once, and not only if the loop does not: the next master wants to bind
+    def _run(self) -> None:
+        seen = -1
+        while not self._orphan:
+            tick_s = LONELY_TICK_S if self._relief.lonely else TICK_S
+            self._wait(self._poll, None if self._dozes else tick_s)
+            seen = self._look(seen)
+        self._ward.close_listeners()  # at once, and not only if the loop does not: the next master wants to bind
         threading.Event().wait(self._grace_s)  # the process's end is the only thing that cuts this short
-        self._told()
+        self._ward.tell_stuck()
         os._exit(EXIT_STUCK)
+
+    def _wait(self, poll: select.poll, timeout_s: float | None) -> None:
+        for fd, _ in poll.poll(None if timeout_s is None else timeout_s * 1000):
+            if fd == self._channel_fd:
+                self._orphan = True
+            elif fd == self._watch.wake_fd:
+                os.eventfd_read(fd)
+                self._dozes = False
+
+    def _look(self, seen: int) -> int:
+        """The turn that it is, the argument the next time."""
+        watch = self._watch
+        turn = watch.turn
+        if turn != seen:
+            return turn
+        if turn % 2:
+            self._on_long_call(turn)
+            return -1
+        watch.asleep = True
+        self._dozes = watch.turn == turn  # else it began before it could see that nobody looks
+        if not self._dozes:
+            watch.asleep = False
+        return turn
+
+    def _on_long_call(self, turn: int) -> None:
+        """Until it ends."""
+        usual_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
+        try:
+            while self._watch.turn == turn and not self._orphan:
+                nobody_waits = self._relief.pass_on(turn)
+                self._wait(self._relief_poll if nobody_waits else self._channel_poll, TICK_S)
+        finally:
+            sys.setswitchinterval(usual_s)

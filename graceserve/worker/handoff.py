@@ -1,46 +1,48 @@
-"""Handing a live connection to another generation, and taking one over (DESIGN section 4). Shell; used in a worker.
+"""Handing a live connection to another worker, and taking one over (DESIGN section 4). Shell; used in a worker.
 
-Why no byte is lost: the sender stops reading before the descriptor goes out, and only sends connections of which it
-holds nothing. What the client sends meanwhile waits in the kernel, in the socket that both processes hold; the sender
-then closes its descriptor without a shutdown, which the client can't see. If the message is not taken, reading goes on.
+Any connection can move of which no request has begun and nothing is unsent. What was read of it goes along in a file
+(memfd_create(2)), as bytes that tell another reader what this one has seen. What the client sends meanwhile waits in
+the kernel, in the socket that both processes hold. The sender then closes its descriptor without a shutdown, which the
+client can't see. If the message is not taken, nothing has changed.
+
+Why no request runs twice: the inbox has the connection from the moment at which the kernel takes the message, and from
+there on its sender neither reads of it nor runs what it has read.
 """
 
 import os
 import socket
-from dataclasses import dataclass
 
 from graceserve.errors import WireError
 from graceserve.wire.channel import Channel, close_all
 from graceserve.wire.messages import HandOver
-from graceserve.worker.connection import Connection
+from graceserve.worker.arrival import Arrival
 from graceserve.worker.environ import Peer, Route, Site
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A connection that this worker is to serve. Whoever gets it owns the socket."""
-
-    sock: socket.socket
-    route: Route
-    requests: int = 0
-    fresh: bool = False  # from a listener: nothing has been read of it, by anybody
 
 
 class NotAConnection(Exception):
     """Something else came through the inbox, and was closed."""
 
 
-def hand_over(connection: Connection, successor: Channel) -> bool:
-    """Whether the successor's inbox took it. If not it stays here, unharmed."""
-    descriptor = connection.hold_still()
-    site, peer = connection.route.site, connection.route.peer
-    if not successor.send(HandOver(site.name, peer.address, peer.port, connection.requests), [descriptor]):
-        connection.go_on()
+def hand_over(arrival: Arrival, inbox: Channel) -> bool:
+    """Whether the inbox took it. Then the socket is to be closed here, without another look at it."""
+    site, peer = arrival.route.site, arrival.route.peer
+    told = HandOver(
+        site.name, peer.address, peer.port, arrival.requests, round(arrival.waited_s, 3), arrival.continued,
+        arrival.fresh,
+    )  # fmt: skip
+    fds = [arrival.sock.fileno()]
+    if not arrival.read:
+        return inbox.send(told, fds)
+    try:
+        fds.append(_file_with(arrival.read))
+    except OSError:  # no descriptor, no memory
         return False
-    connection.let_go()
-    return True
+    try:
+        return inbox.send(told, fds)
+    finally:
+        os.close(fds[1])
 
 
 def take_over(inbox: Channel, sites: dict[str, Site]) -> Arrival | None:
@@ -55,13 +57,47 @@ def take_over(inbox: Channel, sites: dict[str, Site]) -> Arrival | None:
     match received:
         case None:
             return None
-        case (HandOver() as told, [fd]):
-            sock = _stream_socket(fd)
-            site = sites.get(told.listener) or site_of(told.listener, sock)
-            return Arrival(sock, Route(site, Peer(told.peer, told.peer_port)), told.requests)
+        case (HandOver() as told, [fd, *files]) if len(files) <= 1:
+            return _arrival(told, fd, files, sites)
         case (other, fds):
             close_all(fds)
             raise NotAConnection(f"{type(other).__name__} with {len(fds)} descriptors")
+
+
+def _arrival(told: HandOver, fd: int, files: list[int], sites: dict[str, Site]) -> Arrival:
+    try:
+        sock = _stream_socket(fd)
+    except NotAConnection:
+        close_all(files)
+        raise
+    read = b""
+    if files:
+        try:
+            read = _content(files[0])
+        except OSError as error:
+            sock.close()
+            raise NotAConnection(f"what was read of a connection can't be read again: {error}") from None
+    site = sites.get(told.listener) or site_of(told.listener, sock)
+    route = Route(site, Peer(told.peer, told.peer_port))
+    return Arrival(sock, route, told.fresh, read, told.requests, told.waited_s, told.continued)
+
+
+def _file_with(data: bytes) -> int:
+    fd = os.memfd_create("graceserve-read", os.MFD_CLOEXEC)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(fd, left) :]
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _content(fd: int) -> bytes:
+    with open(fd, "rb", buffering=0) as file:
+        file.seek(0)
+        return file.read()
 
 
 def _stream_socket(fd: int) -> socket.socket:

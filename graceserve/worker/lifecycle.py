@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 STOP_LINGER_S = 1.0  # at a stop an idle connection is kept this long: a proxy's request may be on its way
+INBOX_FULL_S = 1.0  # a successor empties it in milliseconds; from here its connections had better come anew
 GRACE_MARGIN_S = 0.5  # idle connections close this long before the master kills, so that it need not
 
 
@@ -119,17 +120,9 @@ def step(state: State, input_: Input) -> Step:
 class Way(Enum):
     """How connections leave a draining worker."""
 
-    HAND_OVER = "hand over"  # idle ones go to the successor's inbox
+    HAND_OVER = "hand over"  # they go to the inbox, as soon as their request is answered
     LINGER = "linger"  # nobody takes them: served until they close, each response says `Connection: close`
     STOP = "stop"  # the service ends: as LINGER, and idle ones are closed after `STOP_LINGER_S`
-
-
-class Fate(Enum):
-    """What becomes of an idle connection now."""
-
-    KEEP = "keep"
-    HAND_OVER = "hand over"
-    CLOSE = "close"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +133,12 @@ class Terms:
     begun: float
     until: float  # the master kills then
 
-    def fate(self, idle_since: float, now: float) -> Fate:
-        """Of a connection that has been idle since then."""
+    def closes(self, idle_since: float, now: float) -> bool:
+        """Whether a connection is closed now that has been idle since then."""
         if now >= self.until - GRACE_MARGIN_S:
-            return Fate.CLOSE
-        match self.way:
-            case Way.HAND_OVER:
-                return Fate.HAND_OVER
-            case Way.STOP if now >= max(idle_since, self.begun) + STOP_LINGER_S:
-                return Fate.CLOSE
-            case Way.STOP | Way.LINGER:
-                return Fate.KEEP
+            return True
+        return self.way is Way.STOP and now >= max(idle_since, self.begun) + STOP_LINGER_S
 
-    def announce_close(self, inbox_takes: bool) -> bool:
-        """Whether a response now says `Connection: close`. `inbox_takes`: the last hand-over succeeded."""
-        return self.way is not Way.HAND_OVER or not inbox_takes
+    def announces_close(self, full_s: float) -> bool:
+        """Whether a response now says `Connection: close`. `full_s`: for how long nobody has emptied the inbox."""
+        return self.way is not Way.HAND_OVER or full_s > INBOX_FULL_S

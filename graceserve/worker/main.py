@@ -13,10 +13,11 @@ from graceserve.config import Settings
 from graceserve.logs import Log
 from graceserve.stacks import open_stacks
 from graceserve.template.load import AppError, WSGIApplication
-from graceserve.wire.channel import Channel
+from graceserve.wire.channel import Channel, Inbox
 from graceserve.wire.messages import WorkerFailed, WorkerHello, WorkerReady, tail
 from graceserve.worker.accept import Acceptor
 from graceserve.worker.access_log import AccessLog
+from graceserve.worker.board import Board
 from graceserve.worker.boot import boot
 from graceserve.worker.draining import Draining
 from graceserve.worker.environ import Environs, constants
@@ -27,7 +28,8 @@ from graceserve.worker.http.port import Limits
 from graceserve.worker.patience import NEVER_S, Patience
 from graceserve.worker.preface import Expected
 from graceserve.worker.proxyproto import Mode
-from graceserve.worker.serve import Service, Worker
+from graceserve.worker.serve import Worker
+from graceserve.worker.service import Service
 from graceserve.worker.signals import obey, obey_no_more, quit_now
 from graceserve.worker.tls import context
 
@@ -45,9 +47,10 @@ class Post:
     settings: Settings
     release: str
     app: WSGIApplication | None
+    board: Board
 
 
-def run(post: Post, channel: Channel, inbox: Channel, listeners: list[tuple[str, socket.socket]]) -> int:
+def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, socket.socket]]) -> int:
     """The exit status: 0 after a drain, 1 if the app could not be booted."""
     stacks = open_stacks()
     channel.send(WorkerHello(os.getpid()), [stacks])
@@ -88,7 +91,8 @@ def run(post: Post, channel: Channel, inbox: Channel, listeners: list[tuple[str,
         tls=tls,
         access=access,
     )
-    worker = Worker(service, channel, Acceptor(listeners, inbox, log))
+    acceptor = Acceptor(listeners, inbox.take, log)
+    worker = Worker(service, channel, inbox, acceptor, post.board.place(post.slot))
     if not channel.send(WorkerReady(booted.import_s, booted.warmup_s)):
         return 1  # the master is gone
     worker.run()

@@ -9,8 +9,11 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graceserve.worker.runs import ThreadRun
 
 
 class Pool:
@@ -18,7 +21,7 @@ class Pool:
 
     def __init__(self, threads: int, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._work: SimpleQueue[ThreadRun] = SimpleQueue()
         self._done: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._told = False  # the loop knows that there is something in `_done`
         self._size = threads
@@ -32,10 +35,25 @@ class Pool:
         """Whether one more request would have to wait."""
         return self.busy >= self._size
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """Run it as soon as a thread is free. It must not raise, and have `ended` called on the loop's thread."""
+    @property
+    def queued(self) -> bool:
+        """Whether one has to."""
+        return self.busy > self._size
+
+    def submit(self, run: "ThreadRun") -> None:
+        """Have a thread `work` at it as soon as one is free. It has `ended` called on the loop's thread."""
         self.busy += 1
-        self._work.put(work)
+        self._work.put(run)
+
+    def take_back(self) -> "list[ThreadRun]":
+        """Those that no thread has taken, in order."""
+        taken: list[ThreadRun] = []
+        try:
+            while True:
+                taken.append(self._work.get_nowait())
+        except Empty:
+            self.busy -= len(taken)
+            return taken
 
     def ended(self) -> None:
         """A piece of work is done."""
@@ -59,4 +77,4 @@ class Pool:
 
     def _serve(self) -> None:
         while True:
-            self._work.get()()
+            self._work.get().work()

@@ -9,9 +9,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from graceserve.worker.arrival import Arrival
 from graceserve.worker.environ import Peer
 from graceserve.worker.forwarded import Trust
-from graceserve.worker.handoff import Arrival
 from graceserve.worker.proxyproto import HEADER_BYTES_MAX, Incomplete, Malformed, Mode, scan
 
 
@@ -41,15 +41,25 @@ class Preface:
         self._arrival = arrival
         self._expected = expected
         self._done = done
-        self._read = b""
+        self._read = arrival.read
         self._timer: asyncio.TimerHandle | None = None
-        self.begun = False  # something has come
+        self.begun = bool(arrival.read)  # something has come
         self.problem = ""
 
     @property
     def peer(self) -> Peer:
         """The proxy."""
         return self._arrival.route.peer
+
+    @property
+    def arrival(self) -> Arrival:
+        """For somebody else, who reads the header from here on; then `let_go`."""
+        return replace(self._arrival, read=self._read)
+
+    def let_go(self) -> None:
+        """Close this process's descriptor; `done` is not called."""
+        self._forget()
+        self._arrival.sock.close()
 
     def start(self) -> None:
         """Begin to wait."""
@@ -89,16 +99,19 @@ class Preface:
             case _:
                 sock.recv(found.length_bytes - len(self._read))
                 peer = Peer(*found.peer) if found.peer else self.peer
-                self._end(replace(self._arrival, route=replace(self._arrival.route, peer=peer)))
+                self._end(replace(self._arrival, route=replace(self._arrival.route, peer=peer), read=b""))
 
     def _fail(self, problem: str) -> None:
         self.problem = problem
         self._end(None)
 
     def _end(self, arrival: Arrival | None) -> None:
-        self._loop.remove_reader(self._arrival.sock.fileno())
-        if self._timer is not None:
-            self._timer.cancel()
+        self._forget()
         if arrival is None:
             self._arrival.sock.close()
         self._done(self, arrival)
+
+    def _forget(self) -> None:
+        self._loop.remove_reader(self._arrival.sock.fileno())
+        if self._timer is not None:
+            self._timer.cancel()

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from graceserve.worker.filewrapper import FilePart
 from graceserve.worker.pool import Pool
+from graceserve.worker.watch import Watch
 from graceserve.worker.wsgi import OPEN, ClientGone, Exchange, Piece
 
 PIECES_A_TURN = 16  # of an endless response, before other connections get theirs
@@ -48,22 +49,30 @@ class Run(Protocol):
         """The client is gone; `Client.finished` follows when the app has let go."""
 
 
-def run_inline(client: Client, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> "InlineRun | None":
+def run_inline(
+    client: Client, exchange: Exchange, loop: asyncio.AbstractEventLoop, watch: Watch
+) -> "InlineRun | None":
     """On the loop thread: nothing else happens in the worker while the app computes (`--threads 1`).
 
     Most responses are complete with their first piece, and then there is nothing left to be run.
     """
-    exchange.emit = client.emit
+    exchange.writer = client
     context = copy_context()
     if client.full:  # what the client was sent before is not read yet: the app has time
-        return InlineRun(client, exchange, loop, context)
-    piece = context.run(exchange.first)
+        return InlineRun(client, exchange, loop, context, watch)
+    watch.turn += 1  # as `enter` and `leave`, whose calls would be felt here
+    if watch.asleep:
+        watch.wake()
+    piece = context.run(exchange.pull)
+    watch.turn += 1
+    if watch.touched:
+        watch.settle()
     if exchange.outcome is not OPEN:
         if piece is not None:
             client.send(piece)  # type: ignore[arg-type]  # a `FilePart` is never the last
         client.finished(exchange)
         return None
-    run = InlineRun(client, exchange, loop, context)
+    run = InlineRun(client, exchange, loop, context, watch)
     run.go_on(piece)
     return run
 
@@ -71,15 +80,16 @@ def run_inline(client: Client, exchange: Exchange, loop: asyncio.AbstractEventLo
 class InlineRun:
     """The rest of an exchange on the loop thread."""
 
-    __slots__ = ("_client", "_context", "_exchange", "_loop", "_scheduled")
+    __slots__ = ("_client", "_context", "_exchange", "_loop", "_scheduled", "_watch")
 
     def __init__(
-        self, client: Client, exchange: Exchange, loop: asyncio.AbstractEventLoop, context: Context
+        self, client: Client, exchange: Exchange, loop: asyncio.AbstractEventLoop, context: Context, watch: Watch
     ) -> None:
         self._client = client
         self._exchange: Exchange | None = exchange
         self._loop = loop
         self._context = context
+        self._watch = watch
         self._scheduled = False
 
     def resume(self) -> None:
@@ -92,7 +102,9 @@ class InlineRun:
         """See `Run`."""
         exchange = self._exchange
         if exchange is not None:
+            self._watch.enter()
             self._context.run(exchange.close)
+            self._watch.leave()
             self._end(exchange)
 
     def go_on(self, piece: Piece | None) -> None:
@@ -105,7 +117,10 @@ class InlineRun:
         self._scheduled = False
         exchange = self._exchange
         if exchange is not None and not self._client.full:
-            if self._context.run(self._turn, exchange):
+            self._watch.enter()
+            ended = self._context.run(self._turn, exchange)
+            self._watch.leave()
+            if ended:
                 self._end(exchange)
             elif not self._client.full:
                 self.resume()
@@ -137,13 +152,14 @@ class ThreadRun:
     """On one of the pool's threads."""
 
     __slots__ = (
-        "_abandoned", "_ahead", "_client", "_context", "_exchange", "_file", "_in_transport", "_pool",
+        "_abandoned", "_ahead", "_context", "_exchange", "_file", "_in_transport", "_pool", "begun", "client",
     )  # fmt: skip
 
     def __init__(self, client: Client, exchange: Exchange, pool: Pool) -> None:
-        self._client = client
+        self.client = client
+        self.begun = False
         self._exchange = exchange
-        exchange.emit = self._emit
+        exchange.writer = self
         self._pool = pool
         self._context = copy_context()
         self._file: FilePart | None = None
@@ -171,44 +187,45 @@ class ThreadRun:
     def _ended(self, last: bytes | None) -> None:
         self._pool.ended()
         if last is not None:
-            self._client.send(last)
-        self._client.finished(self._exchange)
+            self.client.send(last)
+        self.client.finished(self._exchange)
 
     def _send(self, piece: bytes) -> None:
         self._in_transport += len(piece)
-        self._client.send(piece)
-        if not self._client.full:
+        self.client.send(piece)
+        if not self.client.full:
             self.resume()
 
     def _send_file(self, part: FilePart) -> None:
         """No thread waits for a file's reader: one is asked for again when that is done."""
         self._pool.ended()
         self._file = part
-        self._client.send_file(part)
-        if not self._client.full:
+        self.client.send_file(part)
+        if not self.client.full:
             self._after_file()
 
     def _after_file(self) -> None:
         if self._file is not None:
             self._file = None
-            self._pool.submit(self.work)
+            self._pool.submit(self)
 
     # --- app thread
 
     def work(self) -> None:
         """All of it, up to the next file."""
+        self.begun = True
         self._context.run(self._turns)
 
     def _turns(self) -> None:
         exchange = self._exchange
-        piece = None if self._abandoned else exchange.first()
+        piece = None if self._abandoned else exchange.pull()
         while exchange.outcome is OPEN and piece is not None:
             if isinstance(piece, FilePart):
                 self._pool.tell(self._send_file, piece)
                 return
             if not self._put(piece):
                 break
-            piece = exchange.first()
+            piece = exchange.pull()
         last = piece if isinstance(piece, bytes) and exchange.outcome is not OPEN else None
         exchange.close()
         self._pool.tell(self._ended, last)
@@ -223,6 +240,7 @@ class ThreadRun:
         self._pool.tell(self._send, piece)
         return True
 
-    def _emit(self, piece: bytes) -> None:
+    def emit(self, piece: bytes) -> None:
+        """See `Writer`."""
         if not self._put(piece):
             raise ClientGone("the client is gone")

@@ -24,6 +24,16 @@ class Spool:
             self._move_to_disk()
         self._file.write(data)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is small yet."""
+        return self._in_memory
+
+    def content(self) -> bytes:
+        """All that was written, while it is in memory."""
+        assert isinstance(self._file, io.BytesIO)
+        return self._file.getvalue()
+
     def rewound(self) -> IO[bytes]:
         """The body from its first byte, with all that PEP 3333 asks of `wsgi.input`. Raises `OSError` as `write`."""
         self._file.seek(0)  # flushes

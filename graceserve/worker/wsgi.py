@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from time import time
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from graceserve.logs import Log
 from graceserve.template.load import WSGIApplication, stack
@@ -18,13 +18,14 @@ from graceserve.wire.messages import tail
 from graceserve.worker.filewrapper import FilePart, FileWrapper, part_of
 from graceserve.worker.http.policy import Admitted
 from graceserve.worker.http.response import (
-    NO_BODY,
     Framing,
     Header,
+    Written,
     begin,
     early_hints,
+    length_end,
+    length_line,
     plain,
-    render,
 )
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -33,6 +34,13 @@ Piece: TypeAlias = bytes | FilePart
 
 class ClientGone(ConnectionError):
     """Raised into an app that calls `write()` when nobody reads any more."""
+
+
+class Writer(Protocol):
+    """Where the pieces of `write()` go."""
+
+    def emit(self, piece: bytes) -> None:
+        """Raises `ClientGone` if nobody reads."""
 
 
 class Outcome(Enum):
@@ -61,20 +69,16 @@ class Gateway:
 class Exchange:
     """A request and its response. Only one thread at a time uses it."""
 
-    # No __slots__: what most exchanges never change are defaults of the class, which makes one a third cheaper.
-    outcome = OPEN
-    status = ""  # "404 Not Found"; empty until start_response
+    # What most exchanges never change are defaults of the class. What is looked at in all of them is not: that would
+    # take longer than to store it (Python 3.11).
     headers: list[Header] = []  # noqa: RUF012  # the app's own list; never changed here
     body_bytes = 0  # of the response's body so far
-    emit: Callable[[bytes], None]  # of an app that calls write(): the run's; raises `ClientGone` if nobody reads
+    writer: Writer  # for an app that calls write(); the run's to set
     sends_files = True  # whether `pull` may give a `FilePart`
-    _lines = ""  # the status line and the app's headers
-    _says = 0
+    _written: Written  # the status line and the app's headers, from start_response on
     _bodyless = False  # HEAD, 204, 304; from start_response on
-    _head_sent = False
     _framing = Framing.NONE
     _left: int | None = None  # bytes that Content-Length still promises
-    _result: Iterable[bytes] | None = None
     _iterator: Iterator[bytes] | None = None
     _file: FilePart | None = None
     _closed = False
@@ -84,6 +88,10 @@ class Exchange:
         self.request = request
         self.environ = environ
         self.keep_alive = request.keep_alive
+        self.outcome = OPEN
+        self.status = ""  # "404 Not Found"; empty until start_response
+        self._result: Iterable[bytes] | None = None
+        self._head_sent = False
         environ["wsgi.early_hints"] = self._hint
 
     @property
@@ -96,15 +104,9 @@ class Exchange:
         """What the client is told, 0 before that is known."""
         return int(self.status[:3]) if self.status else 0
 
-    def first(self) -> Piece | None:
-        """`pull`, and `close` if that was all."""
-        piece = self.pull()
-        if self.outcome is not OPEN:
-            self.close()
-        return piece
-
     def pull(self) -> Piece | None:
-        """The next piece, None at the end (and the last one may be known by its `outcome`). Calls the app at first.
+        """The next piece, None at the end (and the last one may be known by its `outcome`). Calls the app at first, and
+        `close` when that was all.
 
         Never raises.
         """
@@ -112,11 +114,20 @@ class Exchange:
             return None
         try:
             if self._result is not None:
-                return self._next()
-            result = self._result = self.gateway.app(self.environ, self.start_response)
-            return self._whole(result) if type(result) is list or type(result) is tuple else self._lazily(result)
+                piece = self._next()
+            else:
+                gateway = self.gateway
+                result = self._result = gateway.app(self.environ, self.start_response)
+                if type(result) is list and len(result) == 1 and not (self._head_sent or gateway.draining):
+                    piece = self._at_once(result[0])  # most responses
+                    if piece is not None:
+                        return piece
+                piece = self._whole(result) if type(result) is list or type(result) is tuple else self._lazily(result)
         except BaseException as error:  # SystemExit, too: an app must not end its server
-            return self._failed(error)
+            piece = self._failed(error)
+        if self.outcome is not OPEN:
+            self.close()
+        return piece
 
     def close(self) -> None:
         """Call the iterable's close(), once. Never raises."""
@@ -149,23 +160,40 @@ class Exchange:
                 exc_info = None  # a cycle through the frame otherwise
         elif self.status:
             raise RuntimeError("start_response was called twice, without exc_info")
-        self._lines, self._says, self._left = begin(status, headers)
+        self._written = written = begin(status, headers)
         self.status, self.headers = status, headers
-        self._bodyless = status[:3] in NO_BODY or self.request.variables["REQUEST_METHOD"] == "HEAD"
+        self._left = written.length
+        self._bodyless = written.bodyless or self.request.is_head
         return self._write
 
     def _write(self, data: bytes) -> None:
         if self.outcome is not OPEN or self._closed:  # else what an app has kept would write into a later response
             raise RuntimeError("write() after the end of the response")
-        self.emit(self._framed(_bytes(data)))
+        self.writer.emit(self._framed(_bytes(data)))
 
     def _hint(self, headers: list[Header]) -> None:
         """`wsgi.early_hints` (as gunicorn's): a 103 response in front of the one to come. RFC 8297."""
         in_time = not self._head_sent and not self._closed
         if in_time and not self.request.is_http10:  # RFC 9110 15.2: no 1xx to older clients
-            self.emit(early_hints(headers))
+            self.writer.emit(early_hints(headers))
 
     # --- pieces
+
+    def _at_once(self, data: bytes) -> bytes | None:
+        """All of a usual response with this body: one write, and nothing to be closed. None if it is not usual."""
+        request = self.request
+        if not self.status or self._bodyless or request.is_http10 or not self.keep_alive or type(data) is not bytes:
+            return None
+        size, length = len(data), self._left
+        if size > COPIED_BYTES_MAX or (length is not None and length != size):
+            return None
+        now_s = time()
+        second, begun, head = self._written.dated
+        if not second <= now_s < second + 1:
+            _, begun, head = self._written.date(now_s)
+        self.outcome, self.body_bytes, self._head_sent = COMPLETE, size, True
+        self.environ.pop("wsgi.early_hints", None)
+        return head + data if length is not None else begun + length_end(size) + data
 
     def _whole(self, result: Sequence[bytes]) -> Piece | None:
         """A body that is known as a whole, and so is all of the response (unless its length is a lie)."""
@@ -176,7 +204,7 @@ class Exchange:
         if self._bodyless or self._head_sent or (left is not None and left != len(data)):
             self._iterator = iter((data,))
             return self._next()
-        head = self._head(f"Content-Length: {len(data)}\r\n" if left is None else "")
+        head = self._head(length_line(len(data)) if left is None else b"")
         if len(data) > COPIED_BYTES_MAX:
             self._framing, self._left, self._iterator = _LENGTH, len(data), iter((data,))
             return head
@@ -212,9 +240,9 @@ class Exchange:
         """The head in front of a file that the kernel sends, as much of it as was promised."""
         if self._left is None:
             self._left = part.left_bytes
-            own = f"Content-Length: {self._left}\r\n"
+            own = length_line(self._left)
         else:
-            own, part.left_bytes = "", self._left
+            own, part.left_bytes = b"", self._left
         head = self._head(own)
         self._framing = _LENGTH
         if not self._left:
@@ -252,20 +280,20 @@ class Exchange:
         self._left -= len(data)
         return data
 
-    def _head(self, own: str) -> bytes:
+    def _head(self, own: bytes) -> bytes:
         """`own` are the header lines that tell the framing."""
         if not self.status:
             raise RuntimeError("the app gave its body before it called start_response")
         if self.gateway.draining and self.gateway.close_now():
             self.keep_alive = False
         if not self.keep_alive:
-            own += "Connection: close\r\n"
-        elif self.request.variables["SERVER_PROTOCOL"] == "HTTP/1.0":
-            own += "Connection: keep-alive\r\n"
+            own += b"Connection: close\r\n"
+        elif self.request.is_http10:
+            own += b"Connection: keep-alive\r\n"
         self._head_sent = True
-        return render(self._lines, self._says, own, time())  # the one place where a worker needs the wall clock
+        return self._written.head(own, time())
 
-    def _choose_framing(self) -> str:
+    def _choose_framing(self) -> bytes:
         """The header lines that tell it."""
         if self._bodyless:
             self._framing = Framing.NONE
@@ -276,8 +304,8 @@ class Exchange:
             self.keep_alive = False
         else:
             self._framing = Framing.CHUNKED
-            return "Transfer-Encoding: chunked\r\n"
-        return ""
+            return b"Transfer-Encoding: chunked\r\n"
+        return b""
 
     def _end(self) -> bytes | None:
         if not self._head_sent:
@@ -294,11 +322,11 @@ class Exchange:
         if not self.status:
             raise RuntimeError("the app returned without calling start_response")
         if self._bodyless:
-            head = self._head("")
+            head = self._head(b"")
         elif self._left:
             raise RuntimeError(f"Content-Length promises {self._left} bytes, the body is empty")
         else:
-            head = self._head("Content-Length: 0\r\n" if self._left is None else "")
+            head = self._head(length_line(0) if self._left is None else b"")
             self._framing = _LENGTH
         self.outcome = COMPLETE
         return head

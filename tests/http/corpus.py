@@ -34,6 +34,7 @@ from typing import Any
 from graceserve.worker.http.chunked import LINE_BYTES_MAX
 from graceserve.worker.http.h11_port import H11Heads
 from graceserve.worker.http.httptools_port import HttptoolsHeads
+from graceserve.worker.http.memo import Memo
 from graceserve.worker.http.policy import Admitted, Refused
 from graceserve.worker.http.port import Heads, Limits
 from graceserve.worker.http.reader import END, Event, Reader
@@ -105,8 +106,8 @@ def parsers() -> dict[str, Heads]:
 class Reading:
     """Feeds a reader and writes down what it gives. Checks on the way what must hold of every reader."""
 
-    def __init__(self, heads: Heads, limits: Limits) -> None:
-        self.reader = Reader(heads, limits)
+    def __init__(self, heads: Heads, limits: Limits, memo: Memo | None = None) -> None:
+        self.reader = Reader(heads, limits, memo)
         self.requests: list[Request] = []
         self.status = 0
         self._partial = b""  # the body of a request that is not complete
@@ -156,35 +157,50 @@ class Reading:
         return Account(Outcome(tuple(self.requests), self.status, waits), begun)
 
 
-def account(heads: Heads, limits: Limits, pieces: Iterable[bytes]) -> Account:
-    reading = Reading(heads, limits)
+def account(heads: Heads, limits: Limits, pieces: Iterable[bytes], memo: Memo | None = None) -> Account:
+    reading = Reading(heads, limits, memo)
     for piece in pieces:
         reading.feed(piece)
     return reading.account()
 
 
-def read(heads: Heads, limits: Limits, pieces: Iterable[bytes]) -> Outcome:
-    return account(heads, limits, pieces).outcome
+def read(heads: Heads, limits: Limits, pieces: Iterable[bytes], memo: Memo | None = None) -> Outcome:
+    """With the memo that all readers of this parser share, unless another one is given."""
+    return account(heads, limits, pieces, memo).outcome
 
 
 def agreed(h11: Heads, httptools: Heads, limits: Limits, raw: bytes, cuts: Iterable[int]) -> Outcome:
-    """What comes of it. Raises `AssertionError` if that depends on the parser, or on how it is cut."""
-    whole, other = account(h11, limits, [raw]), account(httptools, limits, [raw])
+    """What comes of it. Raises `AssertionError` if that depends on the parser, on how it is cut, or on the memo."""
+    none = Memo(limits, 0)
+    whole, other = account(h11, limits, [raw], none), account(httptools, limits, [raw], none)
     assert whole == other, f"the parsers differ: {whole} {other}"
     pieces = cut_at(raw, cuts)
-    cut, other = account(h11, limits, pieces), account(httptools, limits, pieces)
+    cut, other = account(h11, limits, pieces, none), account(httptools, limits, pieces, none)
     assert cut == other, f"the parsers differ in pieces: {cut} {other}"
     assert cut.without_partial_body() == whole.without_partial_body(), f"it depends on the cuts: {whole} {cut}"
+    _memorize(httptools, limits, raw)
+    for again in range(3):  # recalled at once, or learned: the second time at the latest
+        other = account(httptools, limits, [raw])
+        assert whole == other, f"it depends on the memo, {again}: {whole} {other}"
+    other = account(httptools, limits, pieces)
+    assert cut == other, f"it depends on the memo in pieces: {cut} {other}"
     return whole.outcome
+
+
+def _memorize(heads: Heads, limits: Limits, raw: bytes) -> None:
+    """Have the memo know the fields of the first head, if behind a line without fault they are good."""
+    _, line_end, rest = raw.partition(b"\r\n")
+    fields, head_end, _ = rest.partition(b"\r\n\r\n")
+    for _ in range(2):
+        read(heads, limits, [b"GET / HTTP/1.1" + line_end + fields + head_end])
 
 
 def as_request(admitted: Admitted, body: bytes) -> Request:
     """The one place that knows how `Admitted` keeps a request."""
-    rest = dict(admitted.variables)
+    rest = {**admitted.alike.variables, **admitted.variables} if admitted.alike else dict(admitted.variables)
     method, target, uri, path, query, protocol = (rest.pop(key) for key in OF_THE_LINE)
     assert (method, path, target) == (admitted.method, admitted.path, uri)
-    assert (protocol == "HTTP/1.0") == admitted.is_http10
-    assert rest.get("HTTP_HOST", "") == admitted.host
+    assert ((protocol == "HTTP/1.0"), method == "HEAD") == (admitted.is_http10, admitted.is_head)
     fields = tuple(sorted(rest.items()))
     return Request(method, target, path, query, protocol, fields, body, admitted.keep_alive, admitted.expects_continue)
 

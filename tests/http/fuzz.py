@@ -4,7 +4,7 @@ Requests of the corpus, mutated, go through a reader with each parser, whole and
 
   - never an exception, never a hang, never more events than bytes
   - it is admitted, or refused with a status, or waited for; a reader never holds more than a head and the last piece
-  - all parsers give the same, however it is cut
+  - all parsers give the same, however it is cut, and whether or not the memo knows it
 
 One that breaks a rule ends the run: it is made as short as it can be, and printed as a file of the corpus. The same
 seed gives the same inputs. `--grow FOLDER --seconds N` has atheris (PyPI; libFuzzer) look for inputs that reach new

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from graceserve.wire.channel import Channel, close_all
+from graceserve.wire.channel import Channel, Inbox, close_all
 from graceserve.wire.messages import (
     Accept,
     Drain,
@@ -54,7 +54,7 @@ class Worker:
         self,
         app: str,
         listeners: list[tuple[str, socket.socket]],
-        inbox: Channel,
+        inbox: Inbox,
         *,
         generation: int = 7,
         **settings: Any,
@@ -67,10 +67,10 @@ class Worker:
             "generation": generation,
             "worker": generation * 10,
             "channel": theirs.fileno(),
-            "inbox": inbox.fileno(),
+            "inbox": inbox.fds,
             "listeners": [(name, sock.fileno()) for name, sock in listeners],
         }
-        fds = [theirs.fileno(), inbox.fileno(), *(sock.fileno() for _, sock in listeners)]
+        fds = [theirs.fileno(), *inbox.fds, *(sock.fileno() for _, sock in listeners)]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.http.worker_program", json.dumps(told)],
             cwd=REPOSITORY,
@@ -139,9 +139,9 @@ class Worker:
     def tell(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         assert self.channel.send(message, fds)
 
-    def drain(self, successor: Channel | None = None, *, grace_s: float = 10.0, stop: bool = False) -> None:
+    def drain(self, *, grace_s: float = 10.0, stop: bool = False) -> None:
         """As the master does it: terms first, then the order."""
-        self.tell(Drain(grace_s, stop), (successor.fileno(),) if successor is not None else ())
+        self.tell(Drain(grace_s, stop))
         self.term()
 
     def term(self) -> None:
@@ -156,7 +156,7 @@ class Worker:
 
 
 class Stage:
-    """A listener and the inboxes of two generations; workers come and go."""
+    """A listener and an inbox; workers of two generations come and go."""
 
     def __init__(self, unix_path: str = "") -> None:
         if unix_path:
@@ -169,20 +169,14 @@ class Stage:
             self.name = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.listener.listen(1024)
         self.listener.setblocking(False)
-        self.inboxes = [Channel.pair(), Channel.pair()]  # (sending end, receiving end) of each generation
+        self.inbox = Inbox.new()
 
     def close(self) -> None:
         self.listener.close()
-        for ends in self.inboxes:
-            for end in ends:
-                end.close()
+        self.inbox.close()
 
     def worker(self, app: str = "tests.http.apps:app", *, side: int = 0, **settings: Any) -> Worker:
-        return Worker(app, [(self.name, self.listener)], self.inboxes[side][1], generation=7 + side, **settings)
-
-    def inbox(self, side: int) -> Channel:
-        """The sending end."""
-        return self.inboxes[side][0]
+        return Worker(app, [(self.name, self.listener)], self.inbox, generation=7 + side, **settings)
 
     def connect(self, timeout_s: float = PATIENCE_S) -> "Client":
         sock = socket.socket(self.listener.family)

@@ -1,4 +1,7 @@
-"""Each request of the corpus, through both parsers: whole, byte by byte, cut in two everywhere, and with neighbours."""
+"""Each request of the corpus, through both parsers: whole, byte by byte, cut in two everywhere, and with neighbours.
+
+All that with one memo, which does not know it at first, and does from the third time on.
+"""
 
 import time
 from collections import Counter
@@ -6,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from graceserve.worker.http.memo import GENERATION_MAX, HEAD_BYTES_MAX, SEEN_MAX, Memo
 from graceserve.worker.http.policy import Admitted
 from graceserve.worker.http.port import Broken, Head, Heads, Limits
 from graceserve.worker.http.reader import END, Event, Reader
@@ -123,6 +127,125 @@ def test_the_policy_relies_on_no_parser() -> None:
     for case in chosen:
         outcome = read(NaiveHeads(), case.limits, [case.raw])
         assert outcome.status and outcome.requests == case.expected.requests, case.name
+
+
+# --- the memo
+
+FIELDS = b"Host: a\r\nX-Two: 2\r\nConnection: close\r\n\r\n"
+
+
+def memory() -> Memo:
+    """Knows FIELDS."""
+    memo = Memo(DEFAULT)
+    for _ in range(2):
+        assert memo.recall(b"GET / HTTP/1.1\r\n" + FIELDS) is None
+        read(HEADS["httptools"], DEFAULT, [b"GET / HTTP/1.1\r\n" + FIELDS], memo)
+    return memo
+
+
+def test_most_good_heads_are_remembered() -> None:
+    """All the others of this file, every case is read with a memo that knows it, and with one that does not."""
+    bare = [case for case in CASES.values() if case.name.startswith("valid/") and case.raw.count(b"\r\n\r\n") == 1]
+    known = 0
+    for case in bare:
+        memo = Memo(case.limits)
+        for _ in range(2):
+            read(HEADS["h11"], case.limits, [case.raw], memo)
+        known += memo.recall(case.raw) is not None
+        assert read(HEADS["h11"], case.limits, [case.raw], memo) == case.expected, case.name
+    assert known > len(bare) // 2
+
+
+LINES = [
+    b"GET /a%2Fb?c=d%20e?f HTTP/1.1",
+    b"HEAD //a:b@c/../;d HTTP/1.1",
+    b'DELETE /<>"{}|\\^`[] HTTP/1.1',
+    b"OPTIONS /* HTTP/1.1",
+    b"PUT /" + b"a" * 300 + b" HTTP/1.1",
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_usual_line_in_front_of_known_fields(line: bytes) -> None:
+    memo, raw = memory(), line + b"\r\n" + FIELDS
+    long_way = read(HEADS["h11"], DEFAULT, [raw], Memo(DEFAULT, 0))
+    assert long_way.requests and not long_way.requests[0].keep_alive
+    for _ in range(6):  # more than there are lines remembered
+        known = memo.recall(raw)
+        assert known is not None and known.alike is not None and known.raw == raw
+        assert read(HEADS["httptools"], DEFAULT, [raw], memo) == long_way
+        memo.recall(b"GET /other HTTP/1.1\r\n" + FIELDS)
+
+
+ODD_LINES = [
+    b"", b" ", b"GET", b"GET /", b"GET / ", b"GET  / HTTP/1.1", b"GET /  HTTP/1.1", b" GET / HTTP/1.1",
+    b"GET / HTTP/1.1 ", b"GET /a b HTTP/1.1", b"GET\t/ HTTP/1.1", b"GET /\ta HTTP/1.1", b"GET /\x0ba HTTP/1.1",
+    b"GET / HTTP/1.0", b"GET / HTTP/1.2", b"GET / HTTP/2.0", b"GET / http/1.1", b"GET / HTTP/1.1\r",
+    b"GET / HTTP/1.1\n", b"GET / HTTP/1.1\n\n", b"GET / HTTP/1.1\nHost: b", b"\nGET / HTTP/1.1",
+    b"\rGET / HTTP/1.1", b"get / HTTP/1.1", b"Get / HTTP/1.1", b"CONNECT / HTTP/1.1", b"CONNECT a:1 HTTP/1.1",
+    b"PRI * HTTP/2.0", b"TRACE / HTTP/1.1", b"M-SEARCH / HTTP/1.1", b"OPTIONS * HTTP/1.1", b"GET * HTTP/1.1",
+    b"GET a HTTP/1.1", b"GET ?a HTTP/1.1", b"GET http://b/c HTTP/1.1", b"GET //b#c HTTP/1.1", b"GET /# HTTP/1.1",
+    b"GET /\x7f HTTP/1.1", b"GET /\x00 HTTP/1.1", b"GET /\x80 HTTP/1.1", b"GET /\xa0 HTTP/1.1",
+    b"GET /\xe4 HTTP/1.1", b"GET /\xff HTTP/1.1", b"G\xc4T / HTTP/1.1", b"GET / HTTP/1.1\x00",
+    b"GET /\x85/ HTTP/1.1", b"GET / HTTP/\xb9.1", b"GET /" + b"a" * 3000 + b" HTTP/1.1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ODD_LINES)
+def test_an_odd_line_in_front_of_known_fields_goes_the_long_way(line: bytes) -> None:
+    memo, raw = memory(), line + b"\r\n" + FIELDS
+    assert len(raw) > memo.head_bytes_max or memo.recall(raw) is None
+    long_way = read(HEADS["h11"], DEFAULT, [raw], Memo(DEFAULT, 0))
+    for _ in range(3):
+        assert read(HEADS["httptools"], DEFAULT, [raw], memo) == long_way
+    assert memo.recall(b"GET / HTTP/1.1\r\n" + FIELDS) is not None
+
+
+FORGOTTEN = [
+    b"Host: a\r\nContent-Length: 1\r\n\r\n",
+    b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"Host: a\r\nExpect: 100-continue\r\n\r\n",
+    b"Host: a\r\nExpect: x\r\n\r\n",
+    b"Host: a\r\nHost: a\r\n\r\n",
+    b"Host: a\r\n X: y\r\n\r\n",
+    b"Host: a\nX: y\r\n\r\n",
+    b"Host: a\r\nX : y\r\n\r\n",
+    b"Host: a\r\nX: " + b"y" * HEAD_BYTES_MAX + b"\r\n\r\n",
+    b"X: y\r\n\r\n",
+    b"\r\n",
+]
+
+
+@pytest.mark.parametrize("fields", FORGOTTEN)
+@pytest.mark.parametrize("line", [b"GET / HTTP/1.1", b"GET / HTTP/1.0", b"GET http://b/ HTTP/1.1"])
+def test_fields_that_are_never_remembered(line: bytes, fields: bytes) -> None:
+    memo = Memo(DEFAULT)
+    for _ in range(3):
+        read(HEADS["httptools"], DEFAULT, [line + b"\r\n" + fields], memo)
+    assert memo.recall(b"GET / HTTP/1.1\r\n" + fields) is None
+
+
+def test_an_older_protocol_or_another_host_teaches_nothing() -> None:
+    for line in (b"GET / HTTP/1.0", b"GET http://b/ HTTP/1.1", b"OPTIONS * HTTP/1.1", b"TRACE / HTTP/1.1"):
+        memo = Memo(DEFAULT)
+        for _ in range(3):
+            read(HEADS["httptools"], DEFAULT, [line + b"\r\n" + FIELDS], memo)
+        assert memo.recall(b"GET / HTTP/1.1\r\n" + FIELDS) is None
+
+
+def test_the_memo_has_an_end() -> None:
+    """What is used stays, what is not goes; a request that comes once is not kept at all."""
+    memo, used = memory(), b"GET / HTTP/1.1\r\n" + FIELDS
+    for number in range(3 * GENERATION_MAX):
+        raw = b"GET / HTTP/1.1\r\nHost: h%d\r\n\r\n" % number
+        for known in (False, False, True):
+            assert (memo.recall(raw) is not None) == known
+            read(HEADS["httptools"], DEFAULT, [raw], memo)
+            assert memo.recall(used) is not None
+    assert memo.recall(b"GET / HTTP/1.1\r\nHost: h0\r\n\r\n") is None
+    for number in range(3 * SEEN_MAX):
+        read(HEADS["httptools"], DEFAULT, [b"GET / HTTP/1.1\r\nHost: once%d\r\n\r\n" % number], memo)
+    assert memo.recall(used) is not None
 
 
 # --- the reader

@@ -9,6 +9,7 @@ import pytest
 import uvloop
 
 from graceserve.logs import Log
+from graceserve.worker.arrival import Arrival
 from graceserve.worker.connection import Connection, State
 from graceserve.worker.environ import Environs, Peer, Route, Site, constants
 from graceserve.worker.filesend import FileSender
@@ -21,6 +22,7 @@ from graceserve.worker.http.reader import Reader
 from graceserve.worker.patience import Pace, Patience
 from graceserve.worker.runs import run_inline
 from graceserve.worker.spool import Spool
+from graceserve.worker.watch import Watch
 from graceserve.worker.wsgi import Exchange, Gateway
 from tests.http.apps import app
 from tests.http.harness import PATIENCE_S
@@ -40,13 +42,14 @@ class Desk:
         self.over = False
         self.refusals: list[int] = []
         self.heads = heads("auto")
+        self.watch = Watch(lambda: None)
         self.environs = Environs(constants(1, 1, None, None, FileWrapper), Trust.of(""), frozenset())
         self.gateway = Gateway(app, Log(), bool)
         ours, self.client = socket.socketpair()
         self.client.setblocking(False)
         route = Route(Site("unix:x"), Peer())
         self.environs.welcome(route)
-        self.connection = Connection(self, ours, route, 0)
+        self.connection = Connection(self, Arrival(ours, route))
         self.loop.run_until_complete(self.loop.connect_accepted_socket(lambda: self.connection, ours))
 
     def now(self) -> float:
@@ -57,7 +60,7 @@ class Desk:
 
     def serve(self, connection: Connection, request: Admitted, spool: Spool | None) -> None:
         made = self.environs.make(request, spool and spool.rewound(), 0, connection.route)
-        run = run_inline(connection, Exchange(self.gateway, request, made), self.loop)
+        run = run_inline(connection, Exchange(self.gateway, request, made), self.loop, self.watch)
         if run is not None:
             connection.running(run)
 
@@ -222,7 +225,7 @@ def test_an_idle_connection_with_an_unsent_response_does_not_move(desk: Desk) ->
     desk.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     desk.send(b"GET /big?50000 HTTP/1.1\r\nHost: t\r\n\r\n", State.IDLE)
     assert desk.connection.requests == 1 and desk.connection.unsent_bytes
-    assert not desk.connection.at_rest
+    assert not desk.connection.movable
     got = 0
 
     def all_read() -> bool:
@@ -234,22 +237,22 @@ def test_an_idle_connection_with_an_unsent_response_does_not_move(desk: Desk) ->
         return got > 50_000
 
     desk.until(all_read)
-    assert desk.connection.at_rest
+    assert desk.connection.at_rest and desk.connection.movable
 
 
 @pytest.mark.parametrize("held", [b"G", GET[:-1], b"\r", b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nx"])
-def test_a_connection_of_which_bytes_are_held_does_not_move(desk: Desk, held: bytes) -> None:
+def test_what_was_read_moves_along(desk: Desk, held: bytes) -> None:
     assert desk.connection.at_rest
     desk.client.sendall(held)
     desk.until(lambda: not desk.connection.at_rest)
     desk.until(lambda: not desk.unread())
-    assert not desk.connection.at_rest
+    desk.time += 3
+    assert not desk.connection.at_rest and desk.connection.movable
+    leaving = desk.connection.arrival()
+    assert (leaving.read, leaving.waited_s, leaving.requests, leaving.continued) == (held, 3, 0, False)
 
 
-def test_what_comes_while_it_holds_still_stays_in_the_kernel(desk: Desk) -> None:
-    desk.connection.hold_still()
-    desk.client.sendall(GET)
-    desk.loop.run_until_complete(asyncio.sleep(0.02))
-    assert desk.unread() and desk.connection.at_rest
-    desk.connection.go_on()
-    desk.until(lambda: desk.connection.requests == 1)
+def test_the_time_that_a_client_has_taken_moves_along(desk: Desk) -> None:
+    """Else a reload, or a slow sibling, would give a slow client its time anew."""
+    arrival = Arrival(desk.connection.sock, desk.connection.route, False, GET[:-1], waited_s=50.0)
+    assert Connection(desk, arrival).since == desk.time - 50

@@ -6,7 +6,8 @@ import sys
 
 from graceserve.config import Settings
 from graceserve.template.load import load_app
-from graceserve.wire.channel import Channel
+from graceserve.wire.channel import Channel, Inbox
+from graceserve.worker.board import Board
 from graceserve.worker.main import Post, run
 
 
@@ -18,9 +19,10 @@ def main() -> int:
         sock.set_inheritable(False)
     app = load_app(settings.app) if settings.preload else None
     post = Post(
-        generation=told["generation"], worker=told["worker"], slot=1, settings=settings, release="", app=app
-    )
-    return run(post, Channel.of_fd(told["channel"]), Channel.of_fd(told["inbox"]), listeners)
+        generation=told["generation"], worker=told["worker"], slot=1, settings=settings, release="", app=app,
+        board=Board(),
+    )  # fmt: skip
+    return run(post, Channel.of_fd(told["channel"]), Inbox(*map(Channel.of_fd, told["inbox"])), listeners)
 
 
 if __name__ == "__main__":

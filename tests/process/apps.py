@@ -14,6 +14,7 @@ APP = '''\
 """Release {release} of the app that graceserve's process tests run."""
 
 import fcntl
+import hashlib
 import json
 import os
 import sys
@@ -70,6 +71,38 @@ def wait(environ):
     return {{"release": RELEASE, "pid": os.getpid()}}
 
 
+def spin(environ):
+    """As `wait`, but computing: Python keeps its lock for as long as it can."""
+    gate = environ["QUERY_STRING"]
+    with open(gate + "." + str(os.getpid()), "w"):
+        pass
+    with open(gate) as file:
+        while True:
+            for _ in range(200000):
+                pass
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            return {{"release": RELEASE, "pid": os.getpid()}}
+
+
+def pieces(environ):
+    """Holds the gate between two pieces of its body."""
+    yield b'{{"pid": '
+    hold(environ["QUERY_STRING"])
+    yield b"%d}}" % os.getpid()
+
+
+def pid(environ):
+    return {{"pid": os.getpid(), "asked": environ["QUERY_STRING"]}}
+
+
+def digest(environ):
+    body = environ["wsgi.input"].read()
+    return {{"bytes": len(body), "digest": hashlib.sha256(body).hexdigest(), "pid": os.getpid()}}
+
+
 def sleep(environ):
     time.sleep(float(environ["QUERY_STRING"]))
     return {{"release": RELEASE, "pid": os.getpid()}}
@@ -91,10 +124,13 @@ def echo(environ):
 
 
 PAGES = {{"/": version, "/version": version, "/lazy": lazy, "/hold": wait, "/sleep": sleep, "/env": env,
-         "/count": count, "/echo": echo}}
+         "/count": count, "/echo": echo, "/spin": spin, "/pid": pid, "/digest": digest}}
 
 
 def application(environ, start_response):
+    if environ["PATH_INFO"] == "/pieces":
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return pieces(environ)
     page = PAGES.get(environ["PATH_INFO"])
     status = "200 OK" if page else "404 Not Found"
     body = json.dumps(page(environ) if page else {{"error": "no such page"}}).encode()

@@ -19,6 +19,7 @@ error_log {root}/error.log info;
 events {{ worker_connections 1024; }}
 http {{
     access_log off;
+    {kept}
     client_body_temp_path {root}/body;
     proxy_temp_path {root}/proxy;
     fastcgi_temp_path {root}/fastcgi;
@@ -28,19 +29,23 @@ http {{
     include {root}/app.conf;
 }}
 """
+KEPT = "keepalive_requests 1000000; keepalive_timeout 3600s;"  # nginx closes no connection by itself
 LOSSES = re.compile(r"prematurely closed|\w+\(\) .*failed|\bupstream (timed|sent)|\[(crit|alert)")
 
 
 class Nginx:
-    """nginx on `address`, passing to `upstream` over kept connections."""
+    """nginx on `address`, passing to `upstream` over kept connections.
 
-    def __init__(self, nursery: Nursery, root: str, upstream: str) -> None:
+    `kept`: how many it keeps, for good, and its clients' as well; 0: as the example has it.
+    """
+
+    def __init__(self, nursery: Nursery, root: str, upstream: str, kept: int = 0) -> None:
         self.address = free_address()
         self.root = root
         os.makedirs(root, exist_ok=True)
         user = "user root;" if os.getuid() == 0 else ""
-        self._write("nginx.conf", MAIN.format(root=root, user=user))
-        self._write("app.conf", self._example(upstream))
+        self._write("nginx.conf", MAIN.format(root=root, user=user, kept=KEPT if kept else ""))
+        self._write("app.conf", self._example(upstream, kept))
         program = require("nginx", "nginx-light")
         argv = [program, "-p", root, "-c", os.path.join(root, "nginx.conf"), "-e", os.path.join(root, "error.log")]
         with open(os.path.join(root, "stderr.log"), "wb") as log:
@@ -66,10 +71,13 @@ class Nginx:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(10)
 
-    def _example(self, upstream: str) -> str:
+    def _example(self, upstream: str, kept: int) -> str:
         with open(os.path.join(REPOSITORY, "examples/nginx/graceserve.conf"), encoding="utf-8") as file:
             text = file.read()
-        for old, new in (("unix:/run/app/app.sock", upstream), ("listen 80;", f"listen {self.address};")):
+        replaced = [("unix:/run/app/app.sock", upstream), ("listen 80;", f"listen {self.address};")]
+        if kept:
+            replaced += [("keepalive 32;", f"keepalive {kept};"), ("keepalive_timeout 60s;", KEPT)]
+        for old, new in replaced:
             assert text.count(old) == 1, f"the example has no {old!r}"
             text = text.replace(old, new)
         return text

@@ -26,7 +26,9 @@ PURE = (
     "graceserve.worker.forwarded", "graceserve.worker.proxyproto",
     "graceserve.worker.access_format",
     "graceserve.worker.http.policy", "graceserve.worker.http.port", "graceserve.worker.http.reader",
-    "graceserve.worker.http.chunked", "graceserve.worker.http.response",
+    "graceserve.worker.http.chunked", "graceserve.worker.http.response", "graceserve.worker.http.memo",
+    "graceserve.torture.target", "graceserve.torture.options", "graceserve.torture.answers", "graceserve.torture.tally",
+    "graceserve.torture.report",
 )  # fmt: skip
 ASKS_THE_SYSTEM = {
     "os", "socket", "time", "signal", "logging", "random", "asyncio", "threading", "subprocess", "select", "selectors",
@@ -41,7 +43,7 @@ NOT_IN_THE_MASTER = {
     "uvloop", "asyncio", "ssl", "h11", "httptools", "concurrent.futures", "multiprocessing", "email", "http", "urllib",
     "tempfile", "shutil", "pathlib", "subprocess", "importlib.metadata", "pdb", "unittest", "lzma", "bz2", "zipfile",
     "graceserve.client", "graceserve.status_text", "graceserve.worker", "graceserve.template", "graceserve.worker.main",
-    "tomllib",
+    "tomllib", "graceserve.torture",
 }  # fmt: skip
 OWN_CLIENT = {"asyncio", "uvloop", "h11", "graceserve.master", "graceserve.worker", "graceserve.fleet"}
 

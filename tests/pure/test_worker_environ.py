@@ -9,6 +9,7 @@ from graceserve.options import FORWARDED_HEADERS
 from graceserve.worker.environ import Environs, Peer, Route, Site, constants
 from graceserve.worker.forwarded import Trust
 from graceserve.worker.http.h11_port import H11Heads
+from graceserve.worker.http.memo import Memo
 from graceserve.worker.http.policy import Admitted
 from graceserve.worker.http.port import Limits
 from graceserve.worker.http.reader import Reader
@@ -28,19 +29,42 @@ def made(
     script_name: str = "",
     believed: tuple[str, ...] = ("x-forwarded-for", "x-forwarded-proto"),
 ) -> dict[str, Any]:
-    reader = Reader(H11Heads(), Limits())
-    reader.receive(head.replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n")
-    request = reader.next_event()
-    assert isinstance(request, Admitted), request
     constant = constants(threads, 3, "draining", "errors", "wrapper")
     environs = Environs(constant, Trust.of("127.0.0.1,::1,unix"), frozenset(believed), script_name)
-    environs.welcome(route)
-    return environs.make(request, BytesIO(body), len(body), route)
+    stranger = Route(route.site, Peer("10.9.9.9", 99) if route.peer.address else Peer(), route.secure)
+    neighbour = Route(route.site, Peer(route.peer.address, route.peer.port and 77), route.secure)
+    portless = Route(route.site, Peer(route.peer.address), route.secure)
+    for each in (route, stranger, neighbour, portless):
+        environs.welcome(each)
+    line, _, fields = head.partition("\n")
+    heads, forgetful = H11Heads(), Memo(Limits(), 0)
+    first = None
+    for _ in range(4):  # at first the fields are unknown, then remembered
+        other = f"HEAD /other?x {line[-8:]}"
+        for each, each_line in ((route, line), (stranger, other), (neighbour, line), (portless, line)):
+            seen = []
+            for memo in (None, forgetful):
+                reader = Reader(heads, Limits(), memo)
+                environ = environs.make(request(reader, each_line, fields), BytesIO(body), len(body), each)
+                assert environ.pop("wsgi.input").read() == body
+                seen.append(environ.copy())
+                environ.clear()
+            assert seen[0] == seen[1], "what is remembered changes nothing"
+            first = first or seen[0]
+    assert first is not None
+    return first
+
+
+def request(reader: Reader, line: str, fields: str) -> Admitted:
+    text = f"{line}\n{fields}\n\n" if fields else f"{line}\n\n"
+    reader.receive(text.replace("\n", "\r\n").encode("latin-1"))
+    event = reader.next_event()
+    assert isinstance(event, Admitted), event
+    return event
 
 
 def test_a_plain_request() -> None:
     environ = made("GET /caf%C3%A9%2f?a=%20b HTTP/1.1\nHost: example.org:81\nX-Two: 2\nAccept: x")
-    assert isinstance(environ.pop("wsgi.input"), BytesIO)
     assert environ == {
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": "",

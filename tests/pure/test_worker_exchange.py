@@ -16,12 +16,19 @@ from graceserve.worker.environ import Environs, Peer, Route, Site, constants
 from graceserve.worker.filewrapper import FilePart, FileWrapper
 from graceserve.worker.forwarded import Trust
 from graceserve.worker.http.policy import Admitted
-from graceserve.worker.http.response import http_date
+from graceserve.worker.http.response import begin, http_date
 from graceserve.worker.wsgi import ClientGone, Exchange, Gateway, Outcome
 
 TEXT = [("Content-Type", "text/plain")]
 Start = Callable[..., Callable[[bytes], None]]
 App = Callable[[dict[str, Any], Start], Iterable[bytes]]
+
+
+class Pieces:
+    """See `wsgi.Writer`."""
+
+    def __init__(self, emit: Callable[[bytes], None]) -> None:
+        self.emit = emit
 
 
 class Run:
@@ -45,7 +52,7 @@ class Run:
         gateway = Gateway(app, Log(writer), lambda: closing, draining=closing)
         self.exchange = Exchange(gateway, request, environs.make(request, BytesIO(), 0, route))
         self.exchange.sends_files = False
-        self.exchange.emit = self.pieces.append
+        self.exchange.writer = Pieces(self.pieces.append)
         while (piece := self.exchange.pull()) is not None:
             assert not isinstance(piece, FilePart), "was not asked for"
             self.pieces.append(piece)
@@ -155,6 +162,19 @@ def test_204_has_no_length_either() -> None:
 def test_a_draining_worker_announces_the_close() -> None:
     run = Run(says(b"a"), closing=True)
     assert run.headers["Connection"] == "close" and not run.exchange.keep_alive
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+def test_the_close_that_a_client_asked_for_is_said(lazily: bool) -> None:
+    assert Run(says(b"a", lazily=lazily), keep_alive=False).headers["Connection"] == "close"
+    assert "Connection" not in Run(says(b"a", lazily=lazily)).headers
+
+
+def test_the_date_is_of_the_second() -> None:
+    written = begin("200 OK", TEXT)
+    for unix_s, second in ((9.999, 9), (10.0, 10), (10.999, 10), (11.0, 11), (3.5, 3)):  # the clock may be put back
+        assert f"Date: {http_date(second)}\r\n".encode() in written.head(b"", unix_s)
+        assert written.head(b"X: y\r\n", unix_s).endswith(b" GMT\r\nX: y\r\n\r\n")
 
 
 def test_date_and_server_are_the_app_s_to_set() -> None:
@@ -309,7 +329,7 @@ def test_an_app_that_writes_to_nobody_is_stopped_without_a_traceback() -> None:
     run = Run(says(b"unused"))
     app: Any = lambda environ, start: start("200 OK", TEXT)(b"a")  # noqa: E731
     exchange = Exchange(Gateway(app, Log(writer), bool), run.exchange.request, run.exchange.environ)
-    exchange.emit = gone
+    exchange.writer = Pieces(gone)
     assert exchange.pull() is None and exchange.outcome is Outcome.BROKEN
     os.close(writer)
     with open(reader) as file:

@@ -4,9 +4,9 @@ import pytest
 
 from graceserve.worker.lifecycle import (
     GRACE_MARGIN_S,
+    INBOX_FULL_S,
     STOP_LINGER_S,
     TABLE,
-    Fate,
     Input,
     Order,
     State,
@@ -74,33 +74,32 @@ def test_an_idle_accepting_worker_does_not_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "idle_since", "now", "fate"),
+    ("way", "idle_since", "now", "closes"),
     [
-        (Way.HAND_OVER, 0, 101, Fate.HAND_OVER),
-        (Way.HAND_OVER, 0, 130 - GRACE_MARGIN_S, Fate.CLOSE),
-        (Way.LINGER, 0, 101, Fate.KEEP),
-        (Way.LINGER, 0, 130 - GRACE_MARGIN_S - 0.1, Fate.KEEP),
-        (Way.LINGER, 0, 130 - GRACE_MARGIN_S, Fate.CLOSE),
-        (Way.STOP, 0, 100, Fate.KEEP),  # idle for long, but a request may be on its way
-        (Way.STOP, 0, 100 + STOP_LINGER_S, Fate.CLOSE),
-        (Way.STOP, 105, 105 + STOP_LINGER_S - 0.1, Fate.KEEP),
-        (Way.STOP, 105, 105 + STOP_LINGER_S, Fate.CLOSE),
+        (Way.HAND_OVER, 0, 101, False),
+        (Way.HAND_OVER, 0, 130 - GRACE_MARGIN_S, True),
+        (Way.LINGER, 0, 101, False),
+        (Way.LINGER, 0, 130 - GRACE_MARGIN_S - 0.1, False),
+        (Way.LINGER, 0, 130 - GRACE_MARGIN_S, True),
+        (Way.STOP, 0, 100, False),  # idle for long, but a request may be on its way
+        (Way.STOP, 0, 100 + STOP_LINGER_S, True),
+        (Way.STOP, 105, 105 + STOP_LINGER_S - 0.1, False),
+        (Way.STOP, 105, 105 + STOP_LINGER_S, True),
     ],
 )
-def test_the_fate_of_an_idle_connection(way: Way, idle_since: float, now: float, fate: Fate) -> None:
-    assert Terms(way, begun=100, until=130).fate(idle_since, now) is fate
+def test_when_an_idle_connection_is_closed(way: Way, idle_since: float, now: float, closes: bool) -> None:
+    assert Terms(way, begun=100, until=130).closes(idle_since, now) is closes
 
 
 @pytest.mark.parametrize(
-    ("way", "inbox_takes", "closes"),
+    ("way", "full_s", "closes"),
     [
-        (Way.HAND_OVER, True, False),
-        (Way.HAND_OVER, False, True),
-        (Way.LINGER, True, True),
-        (Way.LINGER, False, True),
-        (Way.STOP, True, True),
-        (Way.STOP, False, True),
+        (Way.HAND_OVER, 0, False),
+        (Way.HAND_OVER, INBOX_FULL_S, False),
+        (Way.HAND_OVER, INBOX_FULL_S + 0.1, True),
+        (Way.LINGER, 0, True),
+        (Way.STOP, 0, True),
     ],
 )
-def test_when_a_response_announces_the_close(way: Way, inbox_takes: bool, closes: bool) -> None:
-    assert Terms(way, 0, 30).announce_close(inbox_takes) is closes
+def test_when_a_response_announces_the_close(way: Way, full_s: float, closes: bool) -> None:
+    assert Terms(way, 0, 30).announces_close(full_s) is closes

@@ -64,6 +64,19 @@ class Chunked:
             if done is not None:
                 return done
 
+    def coded(self, data: bytes) -> bytes:
+        """A body that has given `data` so far as it may have come, up to where the next byte belongs."""
+        chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        match self._at:
+            case _At.DATA:
+                return b"%b%x\r\n" % (chunk, self._left)
+            case _At.DATA_END:
+                return chunk[:-2]
+            case _At.TRAILERS:
+                return chunk + b"0\r\n"
+            case _:
+                return chunk
+
     def _data(self, held: bytes) -> bytes | None:
         start = self.taken
         piece = held[start : start + self._left] if start or self._left < len(held) else held

@@ -15,7 +15,7 @@ import httptools
 from graceserve.worker.http.h11_port import H11Heads
 from graceserve.worker.http.port import Broken, Head
 
-_VERSIONS = {b" HTTP/1.1": b"1.1", b" HTTP/1.0": b"1.0"}  # and what stands before it
+_VERSIONS = {b" HTTP/1.1\r": b"1.1", b" HTTP/1.0\r": b"1.0"}  # and what stands around it
 
 
 class _Callbacks:
@@ -25,7 +25,7 @@ class _Callbacks:
         self.fields: dict[bytes, bytes] = {}
         self.targets: list[bytes] = []
         self.unfinished = [True]  # empty once llhttp expects the next head
-        self.on_header = self.fields.__setitem__
+        self.on_header = self.fields.setdefault  # a tenth cheaper than `__setitem__`
         self.on_url = self.targets.append
         self.on_message_complete = self.unfinished.clear
 
@@ -57,15 +57,16 @@ class HttptoolsHeads:
         head = self._found
         head.target = target = targets.pop()
         head.method = method = self._method()
-        end = raw.find(b"\r")
-        version = _VERSIONS.get(raw[end - 9 : end])
+        end = len(method) + len(target) + 11
+        version = _VERSIONS.get(raw[end - 10 : end])
         head.fields = fields.items()
-        if unfinished or b"close" in raw or b"Close" in raw or version == b"1.0":
+        connection = fields.get(b"Connection") or fields.get(b"connection")
+        if unfinished or version != b"1.1" or (connection is not None and connection.lower() != b"keep-alive"):
             # A body or an upgrade is announced, which llhttp is not to read; or it may take no head behind this one,
             # which says `Connection: close`: that is its connection's affair, and the next head is another one's.
             self._renew()
-        # One more space, HTTP/0.9 and 2.0, RTSP: llhttp takes them. Of a repeated field it kept the last one.
-        if version is None or end != len(method) + len(target) + 10 or raw.count(b"\n") != len(fields) + 2:
+        # One more space, HTTP/0.9 and 2.0, RTSP: llhttp takes them. Of a repeated field it kept the first one.
+        if version is None or raw.count(b"\n") != len(fields) + 2:
             return self._h11.parse(raw)
         head.version = version
         return head

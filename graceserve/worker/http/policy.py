@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from graceserve.worker.http.port import Head, Limits
 
@@ -32,17 +32,28 @@ _NONE = Body.NONE  # a member looked up in its class takes 100 ns on Python 3.11
 
 
 class Admitted:
-    """A request that is served. No dataclass: one is made a request, and what is usual is the class's to say."""
+    """A request that is served. Nobody changes it any more, as it may stand for the next one with the same head.
 
-    keep_alive = True  # the client allows it
-    expects_continue = False
-    body = _NONE
-    body_bytes = 0  # for Body.LENGTH
+    No dataclass, which would have to be told what can be seen; and no defaults in the class, which would take longer to
+    look up than they take to store (Python 3.11).
+    """
+
+    __slots__ = ("alike", "body", "body_bytes", "expects_continue", "is_head", "is_http10", "keep_alive", "raw",
+                 "variables")  # fmt: skip
 
     def __init__(self, variables: dict[str, str]) -> None:
         """`variables` are those of environ that the head decides: REQUEST_METHOD, RAW_URI (the target as received),
-        PATH_INFO, QUERY_STRING, SERVER_PROTOCOL, HTTP_HOST (the target's host wins), CONTENT_TYPE, ..."""
+        PATH_INFO, QUERY_STRING, SERVER_PROTOCOL, HTTP_HOST (the target's host wins), CONTENT_TYPE, ...; with `alike`
+        only those of the request line, the others are there."""
         self.variables = variables
+        self.keep_alive = True  # the client allows it
+        self.is_head = variables["REQUEST_METHOD"] == "HEAD"  # the response has no body
+        self.is_http10 = variables["SERVER_PROTOCOL"] == "HTTP/1.0"  # the client knows neither chunks nor 1xx responses
+        self.body: Body = _NONE
+        self.body_bytes = 0  # for Body.LENGTH
+        self.expects_continue = False
+        self.alike: Alike | None = None  # if its fields have come before
+        self.raw = b""  # the head as it came; the reader's to say
 
     @property
     def method(self) -> str:
@@ -54,15 +65,22 @@ class Admitted:
         """Percent-decoded, each byte a character."""
         return self.variables["PATH_INFO"]
 
-    @property
-    def host(self) -> str:
-        """Whom the client asks, empty if it does not say."""
-        return self.variables.get("HTTP_HOST", "")
 
-    @property
-    def is_http10(self) -> bool:
-        """Whether the client knows neither chunks nor 1xx responses."""
-        return self.variables["SERVER_PROTOCOL"] == "HTTP/1.0"
+class Alike:
+    """What requests with the same fields, byte for byte, have in common. Kept by `memo`."""
+
+    __slots__ = ("base", "environ", "keep_alive", "latest", "route", "tells_peer", "variables")
+
+    def __init__(self, one: Admitted) -> None:
+        self.variables = one.variables  # also those of its request line, to be overwritten
+        self.keep_alive = one.keep_alive
+        # `Environs`' to use: the environ of such a request, made of this base; whether it says who the client is; and
+        # for which request and route it was made the last time.
+        self.base: dict[str, Any] | None = None
+        self.environ: dict[str, Any] = {}
+        self.tells_peer = False
+        self.latest: Admitted | None = None
+        self.route: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +105,7 @@ _OF_THE_LINE = ("REQUEST_METHOD", "RAW_URI", "REQUEST_URI", "PATH_INFO", "QUERY_
 _NO_KEY = ""  # of a field that the app does not see, or not for sure
 _protocols = {b"1.1": "HTTP/1.1", b"1.0": "HTTP/1.0"}
 _methods = {word.encode(): word for word in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+_usual_methods = frozenset(_methods.values())
 
 
 class _Keys(dict[bytes, str]):
@@ -148,6 +167,33 @@ def admit(head: Head, limits: Limits) -> Admitted | Refused:  # noqa: C901 - fla
         admitted.keep_alive = _keep_alive(version, made.get("HTTP_CONNECTION", ""))
     if "CONTENT_LENGTH" in made or "HTTP_TRANSFER_ENCODING" in made or "HTTP_EXPECT" in made:
         return _with_body(admitted, limits)
+    return admitted
+
+
+def admit_alike(line: bytes, alike: Alike) -> Admitted | None:
+    """The request with this line, whose fields have been admitted behind a usual one, and without a body.
+
+    None if this line is not a usual one, too: `admit` has to tell what comes of it.
+    """
+    words = line.decode("latin-1").split(" ")
+    if len(words) != 3:
+        return None
+    method, target, version = words
+    if version != "HTTP/1.1" or method not in _usual_methods or target[:1] != "/" or "#" in target:
+        return None
+    if not (target.isascii() and target.isprintable()):
+        return None
+    path, query = target, ""
+    if "?" in target:
+        path, _, query = target.partition("?")
+    admitted = Admitted(
+        {
+            "REQUEST_METHOD": method, "RAW_URI": target, "REQUEST_URI": target,
+            "PATH_INFO": unquoted(path) if "%" in path else path, "QUERY_STRING": query, "SERVER_PROTOCOL": version,
+        }
+    )  # fmt: skip
+    admitted.keep_alive = alike.keep_alive
+    admitted.alike = alike
     return admitted
 
 

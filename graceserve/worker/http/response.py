@@ -1,7 +1,7 @@
 """The response head: what the app may say, and its bytes. Pure; used in a worker.
 
 Raises `ValueError` and `TypeError` for what an app must not send, before a byte of it is sent. On the way of every
-response: lines that were sent before are not looked at again, and the rest is putting strings together.
+response: a head that was sent before is not looked at again, and gets the date once a second.
 """
 
 import re
@@ -43,14 +43,41 @@ SAYS_LENGTH, SAYS_DATE, SAYS_SERVER = 1, 2, 4
 _RULED = {"content-length": SAYS_LENGTH, "date": SAYS_DATE, "server": SAYS_SERVER}
 _MARK = "\0"  # in front of a line that says one of them: no line holds this character itself
 LINES_MAX = 512  # that are remembered: most responses repeat most of their lines
-
-Written: TypeAlias = tuple[str, int, int | None]  # lines with their ends, SAYS_* together, Content-Length
+LENGTHS_MAX = 1024
+Lines: TypeAlias = tuple[str, int, int | None]  # with their ends, SAYS_* together, Content-Length
 HEADS_MAX = 256  # that are remembered: many responses of an app begin alike
+
+
+class Written:
+    """The app's status line and headers. Remembered, so the threads of a worker share it."""
+
+    __slots__ = ("_lines", "_says", "bodyless", "dated", "length")
+
+    def __init__(self, lines: bytes, says: int, length: int | None, *, bodyless: bool) -> None:
+        self.length = length  # what Content-Length says
+        self.bodyless = bodyless  # for its status
+        self._lines = lines
+        self._says = says
+        # A second, what the head is in it, up to the lines that differ, and the same if there are none. `date` sets it.
+        self.dated = (-1.0, b"", b"")
+
+    def head(self, own: bytes, unix_s: float) -> bytes:
+        """All of the head. `own` are the server's lines about framing and connection."""
+        return self.date(unix_s)[1] + own + b"\r\n"
+
+    def date(self, unix_s: float) -> tuple[float, bytes, bytes]:
+        """`dated` of this second."""
+        dated = self.dated
+        if not dated[0] <= unix_s < dated[0] + 1:
+            begun = self._lines + _added(self._says, int(unix_s))
+            self.dated = dated = float(int(unix_s)), begun, begun + b"\r\n"
+        return dated
 
 
 def begin(status: str, headers: list[Header]) -> Written:
     """The status line and the app's headers, after a look at them. Raises as `status_line` and `write` do."""
-    _check_list(headers)
+    if type(headers) is not list:
+        _check_list(headers)
     try:
         return _begin(status, *headers)
     except TypeError:  # what can't be a key of the cache is no text, or no pair of texts, which these explain
@@ -65,7 +92,18 @@ def _begin(status: str, *headers: Header) -> Written:
     text, says, length = write(list(headers))
     if length is not None and status.startswith("204"):
         text = _without_length(list(headers))
-    return line + text, says, length
+    return Written((line + text).encode("latin-1"), says, length, bodyless=status[:3] in NO_BODY)
+
+
+def length_line(size: int) -> bytes:
+    """Content-Length."""
+    return b"Content-Length: %d\r\n" % size
+
+
+@lru_cache(LENGTHS_MAX)
+def length_end(size: int) -> bytes:
+    """Content-Length, and the end of the head."""
+    return b"Content-Length: %d\r\n\r\n" % size
 
 
 @lru_cache(256)
@@ -79,7 +117,7 @@ def status_line(status: str) -> str:
     return f"HTTP/1.1 {status if len(status) > 3 else status + ' '}\r\n"
 
 
-def write(headers: list[Header]) -> Written:
+def write(headers: list[Header]) -> Lines:
     """The lines, after a look at each: that it is a pair of strings with nothing in it that would end its line or
     speak for the server. Raises `ValueError` also for a Content-Length that is no number, or two of them."""
     _check_list(headers)
@@ -126,7 +164,7 @@ def _named(name: str) -> int:
     return _RULED.get(name.lower(), 0)
 
 
-def _ruled(text: str) -> Written:
+def _ruled(text: str) -> Lines:
     first, *marked = text.split(_MARK)
     if len(marked) == 1 and marked[0].startswith("Content-Length: "):  # the usual one
         lines = marked[0]
@@ -148,19 +186,12 @@ def _without_length(headers: list[Header]) -> str:
     return write([(name, value) for name, value in headers if name.lower() != "content-length"])[0]
 
 
-def render(lines: str, says: int, own: str, unix_s: float) -> bytes:
-    """The head. `lines` are the status line and the app's; `own` the server's about framing and connection."""
-    if says > SAYS_LENGTH:
-        date = "" if says & SAYS_DATE else f"Date: {http_date(int(unix_s))}\r\n"
-        server = "" if says & SAYS_SERVER else f"Server: {SERVER}\r\n"
-        return f"{lines}{server}{date}{own}\r\n".encode("latin-1")
-    return f"{lines}{_dated(int(unix_s))}{own}\r\n".encode("latin-1")
-
-
-@lru_cache(2)
-def _dated(unix_s: int) -> str:
+@lru_cache(8)
+def _added(says: int, unix_s: int) -> bytes:
     """The lines that the server adds to nearly every response."""
-    return f"Server: {SERVER}\r\nDate: {http_date(unix_s)}\r\n"
+    date = "" if says & SAYS_DATE else f"Date: {http_date(unix_s)}\r\n"
+    server = "" if says & SAYS_SERVER else f"Server: {SERVER}\r\n"
+    return f"{server}{date}".encode("ascii")
 
 
 def early_hints(headers: list[Header]) -> bytes:
@@ -173,11 +204,11 @@ def plain(status: int, unix_s: float, connection: str = "close", *, body: bool =
     """A whole response of the server's own: status and its phrase as text. `body`: False for HEAD."""
     phrase = _PHRASES.get(status, "Error")
     text = f"{status} {phrase}\n"
-    lines = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n"
+    headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))]
     if status == 405:
-        lines += "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"  # RFC 9110 15.5.6
+        headers.append(("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))  # RFC 9110 15.5.6
     own = f"Connection: {connection}\r\n" if connection else ""
-    head = render(lines, 0, own, unix_s)
+    head = begin(f"{status} {phrase}", headers).head(own.encode("ascii"), unix_s)
     return head + text.encode() if body else head
 
 

@@ -1,0 +1,134 @@
+"""From the queue of a listener, or from the inbox, to an open connection. Shell; used in a worker's loop.
+
+    taken --PROXY header, if one is expected--> opening --TLS handshake, if that is asked for--> a `Connection`
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+from graceserve.wire.channel import Channel
+from graceserve.worker.accept import Acceptor
+from graceserve.worker.arrival import Arrival
+from graceserve.worker.connections import Connections
+from graceserve.worker.drive import drive
+from graceserve.worker.handoff import hand_over
+from graceserve.worker.preface import Preface
+from graceserve.worker.service import Service
+
+EXHAUSTED_S = 1.0  # no accepting for this long when descriptors or memory ran out
+HANDSHAKE_S_MAX = 3600.0  # of `--head-timeout 0`
+
+
+class Arrivals:
+    """Of one worker."""
+
+    def __init__(
+        self, service: Service, loop: asyncio.AbstractEventLoop, acceptor: Acceptor, connections: Connections,
+        settled: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """`settled`: an arrival has become a connection, or nothing."""
+        self._service = service
+        self._loop = loop
+        self._acceptor = acceptor
+        self._connections = connections
+        self._settled = settled
+        self._prefaces: set[Preface] = set()
+        self._opening = 0
+
+    @property
+    def count(self) -> int:
+        """Of those on their way."""
+        return len(self._prefaces) + self._opening
+
+    def start(self) -> None:
+        """Accept from here on."""
+        self._loop.add_reader(self._acceptor.fileno(), self._on_arrival)
+        self._acceptor.resume()
+
+    def end(self) -> None:
+        """The loop is about to be closed."""
+        self._loop.remove_reader(self._acceptor.fileno())
+
+    def resume(self) -> None:
+        """There may be room again."""
+        if self._room():
+            self._acceptor.resume()
+
+    def adopt_rest(self) -> None:
+        """All that is queued now: at a stop nobody else will come for it."""
+        for arrival in self._acceptor.rest():
+            self._adopt(arrival)
+
+    def hand_over(self, inbox: Channel) -> None:
+        """Those that are waiting for a PROXY header can wait somewhere else."""
+        for preface in tuple(self._prefaces):
+            if hand_over(preface.arrival, inbox):
+                self._prefaces.discard(preface)
+                preface.let_go()
+
+    def give_up(self) -> None:
+        """Of a connection whose PROXY header has not come by now no request will."""
+        for preface in tuple(self._prefaces):
+            preface.give_up()
+
+    def _room(self) -> bool:
+        return self._connections.have_room(self.count)
+
+    def _on_arrival(self) -> None:
+        if not self._room():
+            self._acceptor.pause()
+            return
+        if self._connections.leave_it_to_others():
+            return  # they have been woken, too
+        try:
+            arrival = self._acceptor.take()
+        except OSError as error:
+            self._service.log.error("accept-error", reason=str(error), connections=self._connections.count)
+            self._acceptor.pause()
+            self._loop.call_later(EXHAUSTED_S, self.resume)
+            return
+        if arrival is not None:
+            self._adopt(arrival)
+
+    def _adopt(self, arrival: Arrival) -> None:
+        expected = self._service.expected
+        if expected is None or not arrival.fresh or not expected.of.covers(arrival.route.peer.address):
+            self._open(arrival)
+            return
+        preface = Preface(self._loop, arrival, expected, self._on_preface)
+        self._prefaces.add(preface)
+        preface.start()
+
+    def _on_preface(self, preface: Preface, arrival: Arrival | None) -> None:
+        self._prefaces.discard(preface)
+        if arrival is not None:
+            self._open(arrival)
+            return
+        peer = preface.peer.address or "unix"
+        log = self._service.log
+        tell = log.warning if preface.begun else log.debug  # a port that is only probed is no news
+        tell("proxy-protocol-refused", peer=peer, reason=preface.problem)
+        self._settled()
+
+    def _open(self, arrival: Arrival) -> None:
+        tls = self._service.tls if arrival.fresh else None
+        arrival.route.secure = tls is not None
+        self._service.environs.welcome(arrival.route)
+        connection = self._connections.made_of(arrival)
+        handshake_s = min(self._service.patience.head_s, HANDSHAKE_S_MAX) if tls is not None else None
+        self._opening += 1
+        drive(
+            self._loop.connect_accepted_socket(
+                lambda: connection, arrival.sock, ssl=tls, ssl_handshake_timeout=handshake_s
+            ),
+            self._opened,
+        )
+
+    def _opened(self, error: BaseException | None) -> None:
+        self._opening -= 1
+        if isinstance(error, (ssl.SSLError, ConnectionError, TimeoutError)):  # a scanner, or a client without TLS
+            self._service.log.debug("handshake-failed", reason=str(error))
+        elif error is not None:
+            self._service.log.warning("connection-lost-on-arrival", reason=repr(error))
+        self._settled()  # until now an opened one counted twice

@@ -1,0 +1,342 @@
+"""All connections of a worker, and the requests on them. Shell; used in a worker, on its loop thread.
+
+Bytes are read first, of all that have sent some, and then served in one go. With `--threads 1` the app is called here;
+else its threads take the requests, in order, and what waits too long for one goes to a sibling (`relief` does that for
+the other kind). In a drain everything of which no request has begun goes to the inbox.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from io import BytesIO
+
+from graceserve.wire.channel import Channel
+from graceserve.worker.arrival import Arrival
+from graceserve.worker.board import Place
+from graceserve.worker.connection import Connection
+from graceserve.worker.filesend import FileSender
+from graceserve.worker.filewrapper import FilePart
+from graceserve.worker.handoff import hand_over
+from graceserve.worker.http.memo import Memo
+from graceserve.worker.http.policy import Admitted
+from graceserve.worker.http.reader import Reader
+from graceserve.worker.journal import Journal
+from graceserve.worker.lifecycle import Terms, Way
+from graceserve.worker.pool import Pool
+from graceserve.worker.relief import Relief
+from graceserve.worker.runs import ThreadRun, run_inline
+from graceserve.worker.service import Service
+from graceserve.worker.spool import Spool
+from graceserve.worker.wsgi import Exchange, Gateway
+
+SWEEP_S = 1.0  # how often time limits are looked at, while there are connections
+SWEEP_SLICE = 500  # connections looked at in one go: about half a millisecond
+DRAIN_SWEEP_S = 0.05  # the same in a drain, where connections are handed over or closed
+TURN_S = 0.002  # of app calls in a row; from here answers are sent first
+SLOW_S = 0.004  # an app call that takes as long may be followed by others: the answers before it are not to wait
+SLOW_FOR_S = 10.0  # so each is sent before the next call, for this long
+QUEUED_S = 0.004  # a request that has waited for an app thread as long is passed on, if somebody is free
+
+
+class Connections:
+    """See `connection.Home`."""
+
+    def __init__(
+        self, service: Service, loop: asyncio.AbstractEventLoop, inbox: Channel, place: Place,
+        changed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """`changed`: there may be room now, or nothing left."""
+        self._service = service
+        self._loop = loop
+        self._inbox = inbox
+        self._place = place
+        self._changed = changed
+        self.now = loop.time
+        self._all: set[Connection] = set()
+        self._pool = Pool(service.settings.threads, loop) if service.settings.threads > 1 else None
+        self._journal = Journal(service.access, loop, service.log) if service.access is not None else None
+        self.watches = self._pool is not None or self._journal is not None
+        self.patience = service.patience
+        self.requests = 0  # begun
+        self._gateway = Gateway(service.app, service.log, self._announces_close)
+        self._secure_gateway = Gateway(service.app, service.log, self._is_draining)  # TLS can't be handed over
+        self._memo = Memo(service.limits)
+        self._make_environ = service.environs.make
+        self._waiting: deque[Connection] = deque()  # to be served
+        self._advances = False  # that is scheduled
+        self._advance = self._advance_inline if self._pool is None else self._advance_threads
+        self._slow_until = 0.0
+        self._queue_check: asyncio.TimerHandle | None = None
+        self._saturated = False  # as the siblings see it
+        self.relief = Relief(loop, inbox, place, self._waiting)
+        self._watch = self.relief.watch
+        self._sweep: asyncio.TimerHandle | None = None
+        self._unswept: list[Connection] = []
+        self.draining = False  # there are terms
+        self._terms: Terms | None = None
+        self._inbox_full_since: float | None = None
+        self._inbox_again = 0.0  # not to be tried before
+
+    # --- for the worker
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._all)
+
+    @property
+    def busy(self) -> int:
+        """Those with a request that runs, or waits for a thread."""
+        return sum(connection.busy for connection in self._all)
+
+    @property
+    def gone(self) -> bool:
+        """Whether none is left, and no request runs, also of a client that has gone."""
+        return not self._all and (self._pool is None or not self._pool.busy)
+
+    def have_room(self, arriving: int) -> bool:
+        """Whether one more, beside those that arrive, could begin a request at once."""
+        if self._pool is not None and self._pool.saturated:
+            return False
+        return len(self._all) + arriving < self._service.connections_max
+
+    def leave_it_to_others(self) -> bool:
+        """Whether one more would have to wait here, and not elsewhere."""
+        return bool(self._waiting) and self._place.others_free
+
+    def made_of(self, arrival: Arrival) -> Connection:
+        """A connection, to be opened."""
+        return Connection(self, arrival)
+
+    def drain(self, terms: Terms) -> None:
+        """Apply these to each connection now, and again until none is left."""
+        self._terms = terms
+        if terms.way is Way.STOP:
+            self.relief.end()
+        self.draining = self._gateway.draining = self._secure_gateway.draining = True
+        self._part_with_queue()
+        for connection in tuple(self._all):
+            self._part_with(connection)
+        self._arm_sweep()
+
+    def reopen(self) -> None:
+        """The log files were moved away."""
+        if self._journal is not None:
+            self._journal.reopen()
+
+    def close(self) -> None:
+        """At the end."""
+        if self._journal is not None:
+            self._journal.close()
+
+    # --- a drain
+
+    def _part_with(self, connection: Connection) -> bool:
+        """What becomes of a connection in a drain. Whether it is somebody else's now."""
+        terms = self._terms
+        if terms is None:
+            return False
+        if terms.way is Way.HAND_OVER and connection.movable and self._hand_over(connection):
+            return True
+        if connection.at_rest and terms.closes(connection.since, self.now()):
+            connection.close_idle()
+        return False
+
+    def _hand_over(self, connection: Connection) -> bool:
+        now = self.now()
+        if now < self._inbox_again:
+            return False
+        if not hand_over(connection.arrival(), self._inbox):
+            self._inbox_again = now + DRAIN_SWEEP_S / 2
+            if self._inbox_full_since is None:
+                self._inbox_full_since = now
+            return False
+        self._inbox_full_since = None
+        self.relief.give_up(connection)
+        connection.let_go()
+        return True
+
+    def _part_with_queue(self) -> None:
+        if self._pool is not None and self._terms is not None and self._terms.way is Way.HAND_OVER:
+            self._pass_on_queue(self._pool, self.now())
+            self._show_room(self._pool)
+
+    def _part_with_waiting(self) -> None:
+        """A request that has come is served by those who are to serve."""
+        for connection in tuple(self._waiting):
+            self._part_with(connection)
+
+    def _is_draining(self) -> bool:
+        """Asked on app threads, too."""
+        return self.draining
+
+    def _announces_close(self) -> bool:
+        """Asked on app threads, too."""
+        since = self._inbox_full_since
+        full_s = self.now() - since if since is not None else 0.0
+        return self._terms is not None and self._terms.announces_close(full_s)
+
+    # --- time limits
+
+    def _arm_sweep(self) -> None:
+        """Whenever there is a connection, and only then, the timer runs."""
+        if self.draining and self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        if self._sweep is None and self._all:
+            many = max(1.0, len(self._all) / SWEEP_SLICE)
+            self._sweep = self._loop.call_later(DRAIN_SWEEP_S if self.draining else SWEEP_S / many, self._on_sweep)
+
+    def _on_sweep(self) -> None:
+        """Look at the time limits of all connections, of many in slices, so that requests do not wait for it."""
+        self._sweep = None
+        now = self.now()
+        if not self._unswept or self.draining:
+            self._unswept = list(self._all)
+            self._part_with_queue()
+        size = len(self._unswept) if self.draining else SWEEP_SLICE
+        some, self._unswept = self._unswept[:size], self._unswept[size:]
+        for connection in some:
+            connection.check(now)
+            self._part_with(connection)
+        self._arm_sweep()
+
+    # --- turns
+
+    def soon(self, connection: Connection) -> None:
+        """See `Home`."""
+        if not self._advances:
+            self._advances = True
+            self._loop.call_soon(self._advance)
+        self._waiting.append(connection)
+
+    def _advance_threads(self) -> None:
+        """Have the app's threads serve those whose bytes have come."""
+        if self.draining:
+            self._part_with_waiting()
+        waiting = self._waiting
+        while waiting:
+            waiting.popleft().advance()
+        self._advances = False
+
+    def _advance_inline(self) -> None:
+        """Serve those whose bytes have come. The loop sends what they are answered when this is over, therefore it
+        does not go on for long: where the app takes its time, each answer leaves at once."""
+        if self.draining:
+            self._part_with_waiting()
+        waiting, time_s = self._waiting, self._loop.time
+        before = time_s()
+        until = before + TURN_S if before > self._slow_until else before
+        for _ in range(len(waiting)):
+            waiting.popleft().advance()
+            now = time_s()
+            if now > until:
+                if now - before > SLOW_S:
+                    self._slow_until = now + SLOW_FOR_S
+                break
+            before = now
+        self._advances = bool(waiting)
+        if waiting:
+            self._loop.call_soon(self._advance)
+
+    # --- app threads
+
+    def _show_room(self, pool: Pool) -> None:
+        """Tell the siblings whether this worker could begin a request, and care for those that have to wait."""
+        if pool.saturated != self._saturated:
+            self._saturated = pool.saturated
+            if self._saturated:
+                self._place.busy()
+            else:
+                self._place.free()
+        if pool.queued and self._queue_check is None:
+            self._queue_check = self._loop.call_later(QUEUED_S, self._check_queue, pool)
+
+    def _check_queue(self, pool: Pool) -> None:
+        """What has waited for too long goes to where it need not, if there is such a place."""
+        self._queue_check = None
+        if self._place.others_free and not self.draining:
+            self._pass_on_queue(pool, self.now() - QUEUED_S)
+        self._show_room(pool)
+
+    def _pass_on_queue(self, pool: Pool, until: float) -> None:
+        """Those requests that have waited for a thread since then or before go, as far as the inbox takes them."""
+        takes = True
+        for run in pool.take_back():
+            connection = run.client
+            assert isinstance(connection, Connection)
+            if takes and not run.begun and connection.busy and connection.since <= until:
+                connection.take_back()
+                takes = connection.movable and self._hand_over(connection)
+                if takes:
+                    self.requests -= 1
+                    continue
+                connection.again(run)
+            pool.submit(run)
+
+    # --- connection.Home
+
+    def reader(self) -> Reader:
+        """See `Home`."""
+        return Reader(self._service.heads, self._service.limits, self._memo)
+
+    def opened(self, connection: Connection) -> None:
+        """See `Home`."""
+        self._all.add(connection)
+        if self._pool is None:
+            self.relief.opened(connection)
+        if self._sweep is None:
+            self._arm_sweep()
+        self._part_with(connection)
+
+    def serve(self, connection: Connection, request: Admitted, spool: Spool | None) -> None:
+        """See `Home`."""
+        self.requests += 1
+        route = connection.route
+        if spool is None:
+            environ = self._make_environ(request, BytesIO(), 0, route)
+        else:
+            environ = self._make_environ(request, spool.rewound(), spool.size_bytes, route)
+        exchange = Exchange(self._gateway, request, environ)
+        if route.secure:
+            exchange.sends_files = False
+            exchange.gateway = self._secure_gateway
+        pool = self._pool
+        if pool is None:
+            inline = run_inline(connection, exchange, self._loop, self._watch)
+            if inline is not None:
+                connection.running(inline)
+            return
+        run = ThreadRun(connection, exchange, pool)
+        pool.submit(run)
+        connection.running(run)
+        self._show_room(pool)
+
+    def send_file(self, connection: Connection, part: FilePart) -> FileSender:
+        """See `Home`."""
+        return FileSender(self._loop, connection.sock, part, connection.file_sent)
+
+    def served(self, connection: Connection, exchange: Exchange) -> None:
+        """See `Home`."""
+        if self._journal is not None:
+            self._journal.served(exchange, self.now() - connection.since)
+        if self._pool is not None:
+            self._show_room(self._pool)
+            self._changed()
+
+    def rested(self, connection: Connection) -> None:
+        """See `Home`."""
+        self._part_with(connection)
+
+    def closed(self, connection: Connection) -> None:
+        """See `Home`."""
+        self._all.discard(connection)
+        self.relief.closed(connection)
+        self._changed()
+
+    def refused(self, connection: Connection, status: int, reason: str) -> None:
+        """See `Home`."""
+        peer = connection.route.peer.address
+        self._service.log.debug("request-refused", status=status, reason=reason, peer=peer)
+        if self._journal is not None:
+            self._journal.refused(peer, status, self.now() - connection.since)

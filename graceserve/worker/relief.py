@@ -1,0 +1,147 @@
+"""Whom a long app call holds up, with `--threads 1`: their connections go to the inbox. Shell; used in a worker.
+
+    bytes come --> the guard hands the connection over --> the call ends --> the loop thread lets go of it
+
+A sibling takes it, or, if all are in long calls, whoever is through first: one queue for all of them. A connection
+stays where it is while nobody is free. The guard leaves the loop's own things alone: it sends the descriptor, puts
+a silent one in its place, so that the new owner's is the only one and can be closed, and marks the connection as moved.
+The loop thread ends what is left of it before it polls again.
+"""
+
+import asyncio
+import os
+import select
+import socket
+from collections import deque
+
+from graceserve.wire.channel import Channel
+from graceserve.worker.board import Place
+from graceserve.worker.connection import Connection
+from graceserve.worker.handoff import hand_over
+from graceserve.worker.watch import Watch
+
+
+class Relief:
+    """See `guard.Relief`. `waiting` is the loop thread's: those whose bytes have been read, in order."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, inbox: Channel, place: Place, waiting: deque[Connection]
+    ) -> None:
+        self.watch = Watch(self._settle)
+        self._inbox = inbox
+        self._place = place
+        self._waiting = waiting
+        self._leaving = False
+        self._ended = False
+        self._loop_epoll = _epoll_of(loop)
+        self._silence = socket.socketpair()  # ends at which nothing ever happens
+        self._epoll = select.epoll()
+        self._by_fd: dict[int, Connection] = {}
+        self._passed: list[Connection] = []
+
+    def fileno(self) -> int:
+        """See `guard.Relief`."""
+        return self._epoll.fileno()
+
+    # --- loop thread
+
+    def leave(self) -> None:
+        """This worker accepts nothing any more. In a signal handler, too, and on any thread."""
+        self._leaving = True
+        self._place.leave()
+        self.watch.wake()
+
+    def opened(self, connection: Connection) -> None:
+        """It may wait from now on."""
+        fd = connection.fd
+        self._by_fd[fd] = connection
+        try:
+            self._epoll.register(fd, select.EPOLLIN)
+        except OSError:  # no memory, or fs.epoll.max_user_watches: it waits as long as the call lasts
+            pass
+
+    def closed(self, connection: Connection) -> None:
+        """The kernel forgets a descriptor that is closed; its number may be another connection's by now."""
+        fd = connection.fd
+        if self._by_fd.get(fd) is connection:
+            del self._by_fd[fd]
+
+    def end(self) -> None:
+        """The service stops: nobody takes anything any more."""
+        self._ended = True
+
+    def _settle(self) -> None:
+        passed, self._passed = self._passed, []
+        for connection in passed:
+            connection.let_go()
+        self._place.free()
+
+    # --- guard's thread
+
+    @property
+    def lonely(self) -> bool:
+        """See `guard.Relief`."""
+        return self._ended or (self._place.alone and not self._leaving)
+
+    def pass_on(self, turn: int) -> bool:
+        """See `guard.Relief`."""
+        watch = self.watch
+        with watch.lock:
+            watch.touched = True
+            if watch.turn != turn:
+                return True
+            self._place.busy()
+            if self._ended or not (self._place.others_free or self._leaving):
+                return False
+            return self._pass_all(turn)
+
+    def _pass_all(self, turn: int) -> bool:
+        """Those that were read, then those that are readable."""
+        watch = self.watch
+        for connection in tuple(self._waiting):
+            if watch.turn != turn:
+                return True
+            if connection.movable and not self._pass(connection):
+                return False
+        stay = False
+        for fd, _ in self._epoll.poll(0, len(self._by_fd) or 1):
+            connection_or_none = self._by_fd.get(fd)
+            if watch.turn != turn:
+                return True
+            if connection_or_none is None or not connection_or_none.movable:
+                stay = True
+            elif not self._pass(connection_or_none):
+                return False
+        return not stay
+
+    def _pass(self, connection: Connection) -> bool:
+        if not hand_over(connection.arrival(), self._inbox):
+            return False
+        self.give_up(connection)
+        self._passed.append(connection)
+        return True
+
+    # --- both
+
+    def give_up(self, connection: Connection) -> None:
+        """Somebody else holds it: neither its bytes nor its end are this process's any more. `let_go` follows."""
+        connection.moved()
+        fd = connection.fd
+        self._by_fd.pop(fd, None)
+        _unregister(self._epoll, fd)  # it would keep what others hold, under a number of ours
+        if self._loop_epoll is not None:
+            _unregister(self._loop_epoll, fd)
+            os.dup2(self._silence[0].fileno(), fd, inheritable=False)
+
+
+def _epoll_of(loop: asyncio.AbstractEventLoop) -> select.epoll | None:
+    """The one that the loop waits in. uvloop calls it private; without it what is moved is closed a little later."""
+    get_fd = getattr(loop, "_get_backend_id", None)
+    return select.epoll.fromfd(os.dup(get_fd())) if get_fd is not None else None
+
+
+def _unregister(epoll: select.epoll, fd: int) -> None:
+    try:
+        epoll.unregister(fd)
+    except OSError:  # was not registered
+        pass

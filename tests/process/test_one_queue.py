@@ -1,0 +1,356 @@
+"""One queue: no request waits behind a busy worker while somebody else could serve it, and none is lost by moving."""
+
+import hashlib
+import json
+import random
+import signal
+from typing import Any
+
+import pytest
+
+from tests.process import web
+from tests.process.apps import Gate
+from tests.process.conftest import Boot
+from tests.process.procs import kill
+from tests.process.releases import Site
+from tests.process.server import Server, finish
+from tests.process.waiting import eventually, steadily
+
+CONNECTIONS_MAX = 200  # that a worker may need to get as many as a test wants
+FAST = b"GET /pid?%b HTTP/1.1\r\nHost: test\r\n\r\n"
+BODY = b"POST /digest HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\nabcdef"
+
+
+class Line:
+    """A raw keep-alive connection: bytes out, answers in."""
+
+    def __init__(self, server: Server) -> None:
+        self.sock = web.connect(server.address)
+        self._held = b""
+
+    def send(self, raw: bytes) -> None:
+        self.sock.sendall(raw)
+
+    def begin(self, page: str, gate: Gate) -> None:
+        self.send(f"GET /{page}?{gate.path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+
+    def ask(self, word: bytes = b"") -> int:
+        """Who answers."""
+        self.send(FAST % word)
+        return self.pid(word)
+
+    def pid(self, word: bytes | None = None) -> int:
+        """Who answers what was sent."""
+        answer = self.answer()
+        assert word is None or answer["asked"] == word.decode(), answer
+        return int(answer["pid"])
+
+    def answer(self) -> dict[str, Any]:
+        head = self._until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 "), head
+        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+        body = self._exactly(int(fields[b"content-length"])) if b"content-length" in fields else self._chunks()
+        found: dict[str, Any] = json.loads(body)
+        return found
+
+    def _chunks(self) -> bytes:
+        body = b""
+        while size := int(self._until(b"\r\n"), 16):
+            body += self._exactly(size)
+            assert self._exactly(2) == b"\r\n"
+        assert self._exactly(2) == b"\r\n"
+        return body
+
+    def _until(self, end: bytes) -> bytes:
+        while end not in self._held:
+            self._more()
+        found, self._held = self._held.split(end, 1)
+        return found + end
+
+    def _exactly(self, size: int) -> bytes:
+        while len(self._held) < size:
+            self._more()
+        found, self._held = self._held[:size], self._held[size:]
+        return found
+
+    def _more(self) -> None:
+        data = self.sock.recv(65536)
+        assert data, f"closed; so far {self._held!r}"
+        self._held += data
+
+
+class Lines:
+    """Connections by who answers them."""
+
+    def __init__(self) -> None:
+        self.all: list[Line] = []
+
+    def dial(self, server: Server) -> Line:
+        self.all.append(Line(server))
+        return self.all[-1]
+
+    def on_one(self, server: Server, count: int) -> list[Line]:
+        """So many that one worker holds."""
+        by_pid: dict[int, list[Line]] = {}
+        for _ in range(CONNECTIONS_MAX):
+            line = self.dial(server)
+            mine = by_pid.setdefault(line.ask(), [])
+            mine.append(line)
+            if len(mine) == count:
+                return mine
+        raise AssertionError({pid: len(lines) for pid, lines in by_pid.items()})
+
+    def on_each(self, server: Server) -> dict[int, Line]:
+        """One for each worker."""
+        by_pid: dict[int, Line] = {}
+        for _ in range(CONNECTIONS_MAX):
+            line = self.dial(server)
+            by_pid[line.ask()] = line
+            if len(by_pid) == len(server.worker_pids()):
+                return by_pid
+        raise AssertionError(f"only {set(by_pid)} of {server.worker_pids()}")
+
+    def close(self) -> None:
+        for line in self.all:
+            line.sock.close()
+
+
+@pytest.fixture
+def lines() -> Any:
+    made = Lines()
+    yield made
+    made.close()
+
+
+def all_is_well(server: Server, lines: Lines) -> None:
+    """Every connection still is served, each worker knows of its own, and nobody complained."""
+    for number, line in enumerate(lines.all):
+        line.ask(b"%d" % number)
+    eventually(lambda: held(server) == len(lines.all), what="each connection is held by one worker")
+    assert "ERROR" not in server.log and "worker-bug" not in server.log, server.log
+    assert "Traceback" not in server.log, server.log
+
+
+def held(server: Server) -> int:
+    return sum(int(worker["connections"]) for worker in server.serving()["workers"])
+
+
+# --- inline
+
+
+@pytest.mark.parametrize("before", [b"", FAST[:9], FAST[:-2] % b"x", BODY[:-3]], ids=["none", "line", "head", "body"])
+@pytest.mark.parametrize("page", ["hold", "spin", "pieces"])
+def test_behind_a_long_call(site: Site, boot: Boot, lines: Lines, page: str, before: bytes) -> None:
+    """`before`: what of the next request has been read when the call begins."""
+    server = boot()
+    busy, other = lines.on_one(server, 2)
+    whole = next(raw for raw in (FAST % b"x", BODY) if raw.startswith(before))
+    other.send(before)
+    busy.ask()  # so that it has been read
+    gate = site.gate("call")
+    busy.begin(page, gate)
+    [holder] = gate.wait_for()
+    other.send(whole[len(before) :])
+    assert other.pid() != holder
+    assert other.ask() != holder
+    gate.open()
+    assert busy.pid() == holder
+    all_is_well(server, lines)
+
+
+@pytest.mark.parametrize("page", ["hold", "spin", "pieces"])
+def test_pipelined_behind_a_long_call(site: Site, boot: Boot, lines: Lines, page: str) -> None:
+    """What is behind the call on its own connection keeps its turn; what is pipelined on another one moves."""
+    server = boot()
+    busy, other = lines.on_one(server, 2)
+    gate = site.gate("call")
+    busy.begin(page, gate)
+    [holder] = gate.wait_for()
+    busy.send(FAST % b"behind")
+    other.send(b"".join(FAST % b"%d" % number for number in range(5)) + BODY)
+    for number in range(5):
+        assert other.pid(b"%d" % number) != holder
+    assert other.answer()["bytes"] == 6
+    gate.open()
+    assert busy.pid() == holder
+    busy.pid(b"behind")
+    all_is_well(server, lines)
+
+
+CLOSING = {
+    "close": b"GET /pid?x HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n",
+    "http-1.0": b"GET /pid?x HTTP/1.0\r\n\r\n",
+    "keep-alive": FAST % b"x",
+}
+
+
+@pytest.mark.parametrize("kind", CLOSING)
+def test_a_close_behind_a_long_call(site: Site, boot: Boot, lines: Lines, kind: str) -> None:
+    """Who was given the connection closes it, and the client sees that before the call is over."""
+    server = boot("--keep-alive", "1")
+    busy, other = lines.on_one(server, 2)
+    gate = site.gate("call")
+    busy.begin("hold", gate)
+    [holder] = gate.wait_for()
+    other.send(CLOSING[kind])
+    assert other.pid(b"x") != holder
+    other.sock.settimeout(5)
+    assert other.sock.recv(1) == b""
+    gate.open()
+    busy.answer()
+
+
+def test_all_are_busy(site: Site, boot: Boot, lines: Lines) -> None:
+    """Who is through first serves those who wait; three workers."""
+    server = boot("--workers", "3")
+    busy = lines.on_each(server)
+    others = [lines.dial(server) for _ in range(6)]
+    for line in others:
+        line.ask()
+    gates = {}
+    for pid, line in busy.items():
+        gates[pid] = site.gate(f"call-{pid}")
+        line.begin("hold", gates[pid])
+        gates[pid].wait_for()
+    assert len({pid for gate in gates.values() for pid in gate.waiting()}) == 3
+    for number, line in enumerate(others):
+        line.send(FAST % b"%d" % number)
+    first, *rest = gates
+    gates[first].open()
+    for number, line in enumerate(others):
+        line.pid(b"%d" % number)
+    busy[first].answer()
+    for pid in rest:
+        gates[pid].open()
+        busy[pid].answer()
+    all_is_well(server, lines)
+
+
+def test_a_fresh_connection(site: Site, boot: Boot, lines: Lines) -> None:
+    server = boot()
+    gate = site.gate("call")
+    lines.dial(server).begin("hold", gate)
+    [holder] = gate.wait_for()
+    assert all(server.get("/pid").json["pid"] != holder for _ in range(50))
+    gate.open()
+    lines.all[0].answer()
+    all_is_well(server, lines)
+
+
+def test_a_body_of_small_chunks(boot: Boot) -> None:
+    """To read one takes as long as a long call: it is no reason to give the connection away in the middle."""
+    server = boot()
+    for seed in range(10):
+        body = bytes(random.Random(seed).choices(b"0123456789abcdefghij", k=120_000))
+        chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+        line = Line(server)
+        line.send(b"POST /digest HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n%b0\r\n\r\n" % chunks)
+        answer = line.answer()
+        line.sock.close()
+        assert answer["digest"] == hashlib.sha256(body).hexdigest(), f"another body: seed {seed}, {answer}"
+
+
+# --- threads
+
+
+def test_threads(site: Site, boot: Boot, lines: Lines) -> None:
+    server = boot("--threads", "2")
+    one, two, third, fourth = lines.on_one(server, 4)
+    gates = [site.gate("one"), site.gate("two")]
+    one.begin("hold", gates[0])
+    [holder] = gates[0].wait_for()
+    two.begin("hold", gates[1])
+    [other] = gates[1].wait_for()
+    assert other == holder
+    assert third.ask() != holder
+    fourth.send(BODY + FAST % b"x")
+    assert fourth.pid() != holder
+    assert fourth.pid(b"x") != holder
+    for gate in gates:
+        gate.open()
+    assert one.pid() == two.pid() == holder
+    all_is_well(server, lines)
+
+
+# --- reloads, stops, kills
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("page", ["hold", "spin", "pieces"])
+def test_a_reload_in_a_long_call(site: Site, boot: Boot, lines: Lines, page: str, workers: str) -> None:
+    """The new generation answers what waits behind it."""
+    server = boot("--workers", workers)
+    busy, other, idle = lines.on_one(server, 3)
+    gate = site.gate("call")
+    busy.begin(page, gate)
+    [holder] = gate.wait_for()
+    reload = server.begin("reload")
+    eventually(lambda: server.serving()["generation"] == 2)
+    for line in (other, idle):
+        assert line.ask() in server.worker_pids()
+    gate.open()
+    assert busy.pid() == holder
+    assert finish(reload).code == 0
+    server.wait_whole(2)
+    all_is_well(server, lines)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_stop_in_a_long_call(site: Site, boot: Boot, lines: Lines, workers: str, threads: str) -> None:
+    server = boot("--workers", workers, "--threads", threads)
+    busy, other = lines.on_one(server, 2)
+    gate = site.gate("call")
+    busy.begin("hold", gate)
+    gate.wait_for()
+    server.send(signal.SIGTERM)
+    other.send(FAST % b"x")
+    server.wait_log("leaving")
+    gate.open()
+    busy.answer()
+    other.pid(b"x")
+    assert server.wait_exit() == 0, server.log
+
+
+def test_a_second_long_call_in_a_stop(site: Site, boot: Boot, lines: Lines) -> None:
+    """The worker has emptied the inbox, and nobody will do it again: what waits stays."""
+    server = boot("--workers", "1")
+    busy, next_, last = lines.on_one(server, 3)
+    gates = [site.gate("one"), site.gate("two")]
+    busy.begin("hold", gates[0])
+    gates[0].wait_for()
+    next_.begin("hold", gates[1])
+    server.send(signal.SIGTERM)
+    server.wait_log("leaving")
+    gates[0].open()
+    busy.answer()
+    gates[1].wait_for()
+    last.send(FAST % b"x")
+    steadily(lambda: server.process.poll() is None, 0.3, "the guard has looked")
+    gates[1].open()
+    next_.answer()
+    last.pid(b"x")
+    assert server.wait_exit() == 0, server.log
+
+
+def test_who_took_over_is_killed(site: Site, boot: Boot, lines: Lines) -> None:
+    """Its connections are lost with it; the others are not. The holder has them open until its call ends."""
+    server = boot()
+    busy, other, third = lines.on_one(server, 3)
+    gate = site.gate("call")
+    busy.begin("hold", gate)
+    [holder] = gate.wait_for()
+    heir = other.ask()
+    assert heir != holder
+    kill(heir)
+    server.wait_whole(without=[heir])
+    assert third.ask() not in (holder, heir)
+    gate.open()
+    assert busy.pid() == holder
+    with pytest.raises((AssertionError, ConnectionError)):
+        other.ask()
+    other.sock.close()
+    lines.all = [line for line in lines.all if line is not other]
+    busy.ask()
+    third.ask()
+    assert server.version()["release"] == "41"
