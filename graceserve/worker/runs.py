@@ -201,7 +201,9 @@ class ThreadRun:
         self._pool.ended()
         self._file = part
         self.client.send_file(part)
-        if not self.client.full:
+        if self.client.gone:  # about to be lost: that nothing of the file was sent is not the app's fault
+            self.abandon()
+        elif not self.client.full:
             self._after_file()
 
     def _after_file(self) -> None:

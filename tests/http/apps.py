@@ -1,5 +1,6 @@
 """The app that the tests serve; its path says what it does."""
 
+import hashlib
 import os
 import sys
 import tempfile
@@ -8,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, parse_qsl
 
 Environ = dict[str, Any]
 Start = Callable[..., Callable[[bytes], None]]
@@ -196,6 +197,96 @@ def injects(environ: Environ, start: Start) -> Iterable[bytes]:
     return [b"never"]
 
 
+# --- what scripted clients ask for (see `sessions`)
+
+
+def scripted(environ: Environ, start: Start) -> Iterable[bytes]:
+    """Notes that it runs, takes its time, and answers with a digest of what it got, in pieces."""
+    asked = dict(parse_qsl(environ["QUERY_STRING"]))
+    with open(asked["record"], "ab", buffering=0) as record:
+        record.write(f"{asked['token']} {os.getpid()}\n".encode())
+    body = READS[asked["read"]](environ["wsgi.input"])
+    time.sleep(float(asked["sleep"]))
+    what = (environ["REQUEST_METHOD"], environ["QUERY_STRING"], environ.get("HTTP_X_PAD", ""))
+    pieces = text_pieces(scripted_text(asked["token"], "\0".join(what).encode(), body, int(asked["size"])))
+    headers = [*TEXT, ("X-Token", asked["token"])]
+    return ANSWERS[asked["answer"]](environ, start, headers, pieces)
+
+
+def scripted_text(token: str, what: bytes, body: bytes, size: int) -> bytes:
+    """The answer to the request: its token and digest, as often as they fit into `size` bytes, at least once."""
+    line = f"{token} {hashlib.sha256(what + body).hexdigest()}\n".encode()
+    return line * max(1, size // len(line))
+
+
+def text_pieces(text: bytes) -> list[bytes]:
+    """At most five of them, one of them small."""
+    size = max(1, len(text) // 4)
+    return [text[:9], *(text[at : at + size] for at in range(9, len(text), size))]
+
+
+def _read_in_bits(body: Any) -> bytes:
+    return b"".join(iter(lambda: body.read(7001), b""))
+
+
+READS: dict[str, Callable[[Any], bytes]] = {
+    "all": lambda body: bytes(body.read()), "bits": _read_in_bits, "lines": b"".join,
+}  # fmt: skip
+Headers = list[tuple[str, str]]
+
+
+def _whole(environ: Environ, start: Start, headers: Headers, pieces: list[bytes]) -> Iterable[bytes]:
+    start("200 OK", headers)
+    return [b"".join(pieces)]
+
+
+def _sized(environ: Environ, start: Start, headers: Headers, pieces: list[bytes]) -> Iterable[bytes]:
+    start("200 OK", [*headers, ("Content-Length", str(sum(map(len, pieces))))])
+    return pieces
+
+
+def _streamed(environ: Environ, start: Start, headers: Headers, pieces: list[bytes]) -> Iterator[bytes]:
+    start("200 OK", headers)
+    yield from pieces
+
+
+def _streamed_slowly(environ: Environ, start: Start, headers: Headers, pieces: list[bytes]) -> Iterator[bytes]:
+    start("200 OK", [*headers, ("Content-Length", str(sum(map(len, pieces))))])
+    for piece in pieces:
+        time.sleep(0.004)
+        yield piece
+
+
+def _written(environ: Environ, start: Start, headers: Headers, pieces: list[bytes]) -> Iterable[bytes]:
+    write = start("200 OK", headers)
+    write(pieces[0])
+    return iter(pieces[1:])
+
+
+def _filed(environ: Environ, start: Start, headers: Headers, pieces: list[bytes]) -> Iterable[bytes]:
+    opened = tempfile.TemporaryFile()  # noqa: SIM115 - the server closes it
+    opened.write(b"".join(pieces))
+    opened.seek(0)
+    start("200 OK", headers)
+    wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](opened)
+    return wrapped
+
+
+def _hinted(environ: Environ, start: Start, headers: Headers, pieces: list[bytes]) -> Iterable[bytes]:
+    environ["wsgi.early_hints"]([("Link", "</style.css>; rel=preload")])
+    return _whole(environ, start, headers, pieces)
+
+
+def _nothing(environ: Environ, start: Start, headers: Headers, pieces: list[bytes]) -> Iterable[bytes]:
+    start("204 No Content", headers)
+    return []
+
+
+ANSWERS: dict[str, Callable[[Environ, Start, Headers, list[bytes]], Iterable[bytes]]] = {
+    "whole": _whole, "sized": _sized, "streamed": _streamed, "streamed-slowly": _streamed_slowly, "written": _written,
+    "filed": _filed, "hinted": _hinted, "nothing": _nothing,
+}  # fmt: skip
+
 PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/": hello, "/gone": gone, "/moved": moved,
     "/version": version, "/echo": echo, "/dump": dump, "/shop-only": shop_only,
@@ -203,5 +294,5 @@ PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/lengthy": lengthy, "/marked": marked, "/endless": endless, "/broken-stream": broken_stream, "/raises": raises,
     "/big": big, "/writes": writes,
     "/file": file, "/hints": hints, "/context": context, "/async": asynchronous, "/until-drained": until_drained,
-    "/where": where, "/injects": injects,
+    "/where": where, "/injects": injects, "/scripted": scripted,
 }  # fmt: skip

@@ -165,7 +165,7 @@ def account(heads: Heads, limits: Limits, pieces: Iterable[bytes], memo: Memo | 
 
 
 def read(heads: Heads, limits: Limits, pieces: Iterable[bytes], memo: Memo | None = None) -> Outcome:
-    """With the memo that all readers of this parser share, unless another one is given."""
+    """With a memo that knows nothing yet, unless another one is given."""
     return account(heads, limits, pieces, memo).outcome
 
 
@@ -178,21 +178,31 @@ def agreed(h11: Heads, httptools: Heads, limits: Limits, raw: bytes, cuts: Itera
     cut, other = account(h11, limits, pieces, none), account(httptools, limits, pieces, none)
     assert cut == other, f"the parsers differ in pieces: {cut} {other}"
     assert cut.without_partial_body() == whole.without_partial_body(), f"it depends on the cuts: {whole} {cut}"
-    _memorize(httptools, limits, raw)
-    for again in range(3):  # recalled at once, or learned: the second time at the latest
-        other = account(httptools, limits, [raw])
-        assert whole == other, f"it depends on the memo, {again}: {whole} {other}"
-    other = account(httptools, limits, pieces)
-    assert cut == other, f"it depends on the memo in pieces: {cut} {other}"
+    for name, memo in (("of its own", Memo(limits)), ("of all before", _experienced(limits))):
+        _memorize(httptools, limits, raw, memo)
+        for again in range(3):  # recalled at once, or learned: the second time at the latest
+            other = account(httptools, limits, [raw], memo)
+            assert whole == other, f"it depends on the memo {name}, {again}: {whole} {other}"
+        other = account(httptools, limits, pieces, memo)
+        assert cut == other, f"it depends on the memo {name} in pieces: {cut} {other}"
     return whole.outcome
 
 
-def _memorize(heads: Heads, limits: Limits, raw: bytes) -> None:
-    """Have the memo know the fields of the first head, if behind a line without fault they are good."""
+@cache
+def _experienced(limits: Limits) -> Memo:
+    """One that goes on from input to input, and has seen it all."""
+    return Memo(limits)
+
+
+def _memorize(heads: Heads, limits: Limits, raw: bytes, memo: Memo) -> None:
+    """Have it know the fields of the first head, as a block and each by itself, if behind a good line they are good."""
     _, line_end, rest = raw.partition(b"\r\n")
     fields, head_end, _ = rest.partition(b"\r\n\r\n")
     for _ in range(2):
-        read(heads, limits, [b"GET / HTTP/1.1" + line_end + fields + head_end])
+        read(heads, limits, [b"GET / HTTP/1.1" + line_end + fields + head_end], memo)
+    for field in fields.split(b"\r\n"):
+        read(heads, limits, [b"GET / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n\r\n"], memo)
+        read(heads, limits, [b"GET / HTTP/1.1\r\n" + field + b"\r\n\r\n"], memo)
 
 
 def as_request(admitted: Admitted, body: bytes) -> Request:

@@ -1,77 +1,174 @@
-"""Heads that have come before: what was found out about them is not found out again. Pure; used in a worker.
+"""Heads like those that have come before: what was found out about them is not found out again. Pure; in a worker.
 
 What comes of a head depends on nothing but its bytes and the limits. Clients and proxies send the same fields again and
-again, so they are remembered as they stand, byte for byte, behind the request line. Of a request whose fields are known
-only its line is looked at, with `policy.admit_alike`; a line that is not usual goes the long way through a parser.
+again, so these are remembered as they stand, byte for byte, in two sizes:
 
-Remembered are fields that were admitted without a body, and only when they come for the second time: what differs in
-each request, because a client has its own address in it, costs next to nothing and drives nothing out. What has not
-been used for a while is forgotten by generations: the older half goes when the younger one is full.
+- all the fields of a head, as a block. Only the request line is looked at then, by `policy.admit_line`;
+- single field lines, for heads of which a few differ each time (addresses, cookies, identifiers). A line that is new
+  may still have a name that is known and plain; then its value is good if it is printable ASCII.
+
+What is not usual in any way (a body, a repeated name, HTTP/1.0, another method or form of target, obs-text that is new)
+goes the long way through a parser and `policy.admit`. Only what was admitted there is learned, so nothing is decided
+here. Blocks are kept when they come again, not before; whatever was not used for a while is forgotten by generations:
+the older half goes when the younger one is full.
 """
 
 from typing import TypeAlias
 
-from graceserve.worker.http.policy import Admitted, Alike, admit_alike
+from graceserve.worker.http.policy import KEEP_ALIVE, PLAIN_BUT_KNOWN, Admitted, Alike, admit_line, environ_key
 from graceserve.worker.http.port import Limits
 
-HEAD_BYTES_MAX = 2048  # of a head that is remembered; with the others, 3 MB a worker at the worst
-GENERATION_MAX = 128  # sets of fields in each of the two
-LINES_MAX = 4  # a set of fields, of
-LINE_BYTES_MAX = 256  # each
-SEEN_MAX = 1024  # hashes of fields that have come once
+BLOCK_BYTES_MAX = 2048  # of fields that are remembered as a whole: with their lines and environ, some 2 MB a worker
+BLOCKS_MAX = 128  # in each of the two generations
+LINES_MAX = 4  # request lines that are remembered for a block, of
+LINE_BYTES_MAX = 256  # each; also of a field line
+FIELDS_MAX = 256  # field lines in each generation
+NAMES_MAX = 256
+SEEN_MAX = 1024  # hashes of blocks and of lines that have come once
 
 Known: TypeAlias = tuple[Alike, dict[bytes, Admitted]]  # and the latest of them, by their request lines
+Pair: TypeAlias = tuple[str, str]  # the environ key and the value of a field
+
+
+class _Blocks(dict[bytes, Known]):
+    """The younger ones; `older` gives the others."""
+
+    def __init__(self) -> None:
+        self._older: dict[bytes, Known] = {}
+        self._seen: set[int] = set()
+
+    def older(self, block: bytes) -> Known | None:
+        """If it is not among the younger ones."""
+        known = self._older.get(block)
+        if known is not None:
+            self._keep(block, known)
+        return known
+
+    def came(self, block: bytes, admitted: Admitted) -> None:
+        """Keep it, if it has come before."""
+        if _again(self._seen, block) and len(block) <= BLOCK_BYTES_MAX:
+            self._keep(block, (Alike(admitted), {}))
+
+    def _keep(self, block: bytes, known: Known) -> None:
+        if len(self) >= BLOCKS_MAX:
+            self._older = dict(self)
+            self.clear()
+        self[block] = known
+
+
+class _Fields(dict[bytes, Pair]):
+    """The younger field lines. `KeyError` for a line of which nothing is known."""
+
+    def __init__(self) -> None:
+        self._older: dict[bytes, Pair] = {}
+        self._names: dict[bytes, str] = {}
+        self._seen: set[int] = set()
+
+    def __missing__(self, line: bytes) -> Pair:
+        pair = self._older.get(line)
+        if pair is None:
+            name, colon, text = line.partition(b": ")
+            value = text.decode("latin-1")
+            if not colon or not value.isascii() or not value.isprintable() or value != value.strip(" "):
+                raise KeyError
+            pair = self._names[name], value
+            if len(line) > LINE_BYTES_MAX or not _again(self._seen, line):
+                return pair
+        self._keep(line, pair)
+        return pair
+
+    def learn(self, line: bytes, variables: dict[str, str]) -> bool:
+        """Of a head that was admitted with these. Whether such a line is known now."""
+        name, colon, rest = line.partition(b":")
+        key, value = environ_key(name), rest.decode("latin-1").strip(" \t")
+        if not colon or b"_" in name or variables.get(key) != value:  # or it is one of several, or was not taken
+            return False
+        if key not in PLAIN_BUT_KNOWN:
+            if len(self._names) < NAMES_MAX:
+                self._names[name] = key
+        elif key != "HTTP_HOST" and not (key == "HTTP_CONNECTION" and value.lower() == KEEP_ALIVE):
+            return False
+        if len(line) <= LINE_BYTES_MAX:
+            self._keep(line, (key, value))
+        return True
+
+    def _keep(self, line: bytes, pair: Pair) -> None:
+        if len(self) >= FIELDS_MAX:
+            self._older = dict(self)
+            self.clear()
+        self[line] = pair
 
 
 class Memo:
     """One for all connections of a worker: of one parser and one `Limits`."""
 
-    __slots__ = ("_older", "_seen", "_younger", "head_bytes_max")
+    __slots__ = ("_blocks", "_fields", "_fields_max", "_pair_of", "head_bytes_max")
 
-    def __init__(self, limits: Limits, head_bytes_max: int = HEAD_BYTES_MAX) -> None:
+    def __init__(self, limits: Limits, head_bytes_max: int = 1 << 30) -> None:
         self.head_bytes_max = min(head_bytes_max, limits.unsuspicious_bytes)  # `recall` is not to be asked for more
-        self._younger: dict[bytes, Known] = {}
-        self._older: dict[bytes, Known] = {}
-        self._seen: set[int] = set()
+        self._fields_max = limits.fields_max
+        self._blocks = _Blocks()
+        self._fields = _Fields()
+        self._pair_of = self._fields.__getitem__
 
     def recall(self, raw: bytes) -> Admitted | None:
         """What comes of this head, if that is known. `raw` need not be a head: then it is not known."""
-        line, _, fields = raw.partition(b"\r\n")
-        known = self._younger.get(fields)
+        line, _, block = raw.partition(b"\r\n")
+        known = self._blocks.get(block) or self._blocks.older(block)
         if known is None:
-            known = self._older.get(fields)
-            if known is None:
-                return None
-            self._keep(fields, known)
+            return self._by_fields(raw, line, block)
         alike, by_line = known
         admitted = by_line.get(line)
         if admitted is None:
-            admitted = admit_alike(line, alike)
-            if admitted is not None:
-                admitted.raw = raw
-                if len(line) <= LINE_BYTES_MAX:
-                    if len(by_line) >= LINES_MAX:
-                        by_line.clear()
-                    by_line[line] = admitted
+            variables = admit_line(line)
+            if variables is None:
+                return None
+            admitted = Admitted(variables)
+            admitted.raw, admitted.keep_alive, admitted.alike = raw, alike.keep_alive, alike
+            if len(line) <= LINE_BYTES_MAX:
+                if len(by_line) >= LINES_MAX:
+                    by_line.clear()
+                by_line[line] = admitted
+        return admitted
+
+    def _by_fields(self, raw: bytes, line: bytes, block: bytes) -> Admitted | None:
+        lines = block.split(b"\r\n")
+        if len(lines) < 3 or lines.pop() or lines.pop():  # it ends with an empty line, or is not all of a head
+            return None
+        try:
+            fields = dict(map(self._pair_of, lines))
+        except KeyError:
+            return None
+        if len(fields) != len(lines) or "HTTP_HOST" not in fields or len(fields) > self._fields_max:
+            return None
+        variables = admit_line(line)
+        if variables is None:
+            return None
+        variables.update(fields)
+        admitted = Admitted(variables)
+        admitted.raw = raw
+        self._blocks.came(block, admitted)
         return admitted
 
     def learn(self, raw: bytes, admitted: Admitted) -> None:
         """What came of a head without a body, the long way."""
         if len(raw) > self.head_bytes_max or admitted.expects_continue:
             return
-        line, _, fields = raw.partition(b"\r\n")
-        seen = hash(fields)
-        if seen not in self._seen:
-            if len(self._seen) >= SEEN_MAX:
-                self._seen.clear()
-            self._seen.add(seen)
+        line, _, block = raw.partition(b"\r\n")
+        variables = admit_line(line)
+        if variables is None or not variables.items() <= admitted.variables.items():  # an absolute target, HTTP/1.0
             return
-        alike = Alike(admitted)
-        again = admit_alike(line, alike)
-        if again is not None and again.variables.items() <= admitted.variables.items():  # the same as the long way
-            self._keep(fields, (alike, {}))
+        known = [self._fields.learn(text, admitted.variables) for text in block.split(b"\r\n")[:-2]]
+        if not (admitted.keep_alive and all(known)):  # else it is known by its fields, until it comes again
+            self._blocks.came(block, admitted)
 
-    def _keep(self, fields: bytes, known: Known) -> None:
-        if len(self._younger) >= GENERATION_MAX:
-            self._older, self._younger = self._younger, {}
-        self._younger[fields] = known
+
+def _again(seen: set[int], data: bytes) -> bool:
+    """Whether it has come before."""
+    number = hash(data)
+    if number in seen:
+        return True
+    if len(seen) >= SEEN_MAX:
+        seen.clear()
+    seen.add(number)
+    return False

@@ -101,6 +101,9 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 KEYS_MAX = 1024  # names whose environ keys are remembered; clients invent others
 _CGI = ("CONTENT_TYPE", "CONTENT_LENGTH")
 _SINGLE = frozenset(("HTTP_HOST", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", *_CGI))
+# Fields that change what comes of the others, or are wrong twice: of these `memo` knows a line only as a whole.
+PLAIN_BUT_KNOWN = frozenset((*_SINGLE, "HTTP_CONNECTION", "HTTP_UPGRADE", "HTTP_PROXY"))
+KEEP_ALIVE = "keep-alive"
 _OF_THE_LINE = ("REQUEST_METHOD", "RAW_URI", "REQUEST_URI", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL")
 _NO_KEY = ""  # of a field that the app does not see, or not for sure
 _protocols = {b"1.1": "HTTP/1.1", b"1.0": "HTTP/1.0"}
@@ -170,11 +173,8 @@ def admit(head: Head, limits: Limits) -> Admitted | Refused:  # noqa: C901 - fla
     return admitted
 
 
-def admit_alike(line: bytes, alike: Alike) -> Admitted | None:
-    """The request with this line, whose fields have been admitted behind a usual one, and without a body.
-
-    None if this line is not a usual one, too: `admit` has to tell what comes of it.
-    """
+def admit_line(line: bytes) -> dict[str, str] | None:
+    """The variables of a usual request line, None of any other: `admit` has to tell what comes of that."""
     words = line.decode("latin-1").split(" ")
     if len(words) != 3:
         return None
@@ -186,15 +186,10 @@ def admit_alike(line: bytes, alike: Alike) -> Admitted | None:
     path, query = target, ""
     if "?" in target:
         path, _, query = target.partition("?")
-    admitted = Admitted(
-        {
-            "REQUEST_METHOD": method, "RAW_URI": target, "REQUEST_URI": target,
-            "PATH_INFO": unquoted(path) if "%" in path else path, "QUERY_STRING": query, "SERVER_PROTOCOL": version,
-        }
-    )  # fmt: skip
-    admitted.keep_alive = alike.keep_alive
-    admitted.alike = alike
-    return admitted
+    return {
+        "REQUEST_METHOD": method, "RAW_URI": target, "REQUEST_URI": target,
+        "PATH_INFO": unquoted(path) if "%" in path else path, "QUERY_STRING": query, "SERVER_PROTOCOL": version,
+    }  # fmt: skip
 
 
 # --- fields
