@@ -233,7 +233,6 @@ class Connection(asyncio.Protocol):
         if self._spool is not None:
             self._drop_request()
         if self._home.watches:
-            self._request = None
             self._home.served(self, exchange)
         if self.state is CLOSED:
             return
@@ -304,12 +303,13 @@ class Connection(asyncio.Protocol):
         if self.state is IDLE:
             self._close()
 
-    def take_back(self) -> None:
-        """Its request has not begun yet, and is not about to: it can be moved now. Else to be followed by `again`."""
+    def take_back(self, request: Admitted) -> None:
+        """It has not begun yet, and is not about to: so it can be moved now. Else to be followed by `again`."""
         self._run = None
         self.requests -= 1
         self.state = BODY
         self._body_pace = None
+        self._request = request
 
     def again(self, run: Run) -> None:
         """Its request waits again."""
@@ -396,7 +396,6 @@ class Connection(asyncio.Protocol):
         self._continued = False
         if self._home.watches:
             self.since = self._home.now()
-            self._request = request
         try:
             self._home.serve(self, request, self._spool)
         except OSError as error:

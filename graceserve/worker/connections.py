@@ -53,9 +53,10 @@ class Connections:
         self._changed = changed
         self.now = loop.time
         self._all: set[Connection] = set()
-        self._pool = Pool(service.settings.threads, loop) if service.settings.threads > 1 else None
+        threads = service.settings.threads
+        self._pool = Pool(threads, loop, self._on_threads) if threads > 1 else None
         self._journal = Journal(service.access, loop, service.log) if service.access is not None else None
-        self.watches = self._pool is not None or self._journal is not None
+        self.watches = self._journal is not None
         self.patience = service.patience
         self.requests = 0  # begun
         self._gateway = Gateway(service.app, service.log, self._announces_close)
@@ -66,6 +67,7 @@ class Connections:
         self._advances = False  # that is scheduled
         self._advance = self._advance_inline if self._pool is None else self._advance_threads
         self._slow_until = 0.0
+        self._begun_s = 0.0  # when requests were given to the threads the last time
         self._queue_check: asyncio.TimerHandle | None = None
         self._saturated = False  # as the siblings see it
         self.relief = Relief(loop, inbox, place, self._waiting)
@@ -172,9 +174,9 @@ class Connections:
 
     def _announces_close(self) -> bool:
         """Asked on app threads, too."""
-        since = self._inbox_full_since
-        full_s = self.now() - since if since is not None else 0.0
-        return self._terms is not None and self._terms.announces_close(full_s)
+        since, now = self._inbox_full_since, self.now()
+        full_s = now - since if since is not None else 0.0
+        return self._terms is not None and self._terms.announces_close(full_s, now)
 
     # --- time limits
 
@@ -215,9 +217,12 @@ class Connections:
         if self.draining:
             self._part_with_waiting()
         waiting = self._waiting
+        self._begun_s = self.now()
         while waiting:
             waiting.popleft().advance()
         self._advances = False
+        assert self._pool is not None
+        self._show_room(self._pool)
 
     def _advance_inline(self) -> None:
         """Serve those whose bytes have come. The loop sends what they are answered when this is over, therefore it
@@ -240,6 +245,12 @@ class Connections:
             self._loop.call_soon(self._advance)
 
     # --- app threads
+
+    def _on_threads(self) -> None:
+        """Some are through."""
+        assert self._pool is not None
+        self._show_room(self._pool)
+        self._changed()
 
     def _show_room(self, pool: Pool) -> None:
         """Tell the siblings whether this worker could begin a request, and care for those that have to wait."""
@@ -265,8 +276,8 @@ class Connections:
         for run in pool.take_back():
             connection = run.client
             assert isinstance(connection, Connection)
-            if takes and not run.begun and connection.busy and connection.since <= until:
-                connection.take_back()
+            if takes and not run.begun and connection.busy and run.since <= until:
+                connection.take_back(run.request)
                 takes = connection.movable and self._hand_over(connection)
                 if takes:
                     self.requests -= 1
@@ -307,10 +318,9 @@ class Connections:
             if inline is not None:
                 connection.running(inline)
             return
-        run = ThreadRun(connection, exchange, pool)
+        run = ThreadRun(connection, exchange, pool, self._begun_s)
         pool.submit(run)
         connection.running(run)
-        self._show_room(pool)
 
     def send_file(self, connection: Connection, part: FilePart) -> FileSender:
         """See `Home`."""
@@ -320,9 +330,6 @@ class Connections:
         """See `Home`."""
         if self._journal is not None:
             self._journal.served(exchange, self.now() - connection.since)
-        if self._pool is not None:
-            self._show_room(self._pool)
-            self._changed()
 
     def rested(self, connection: Connection) -> None:
         """See `Home`."""

@@ -113,7 +113,7 @@ class Environs:
         if alike.base is not route.base:
             alike.base, alike.latest = route.base, request
             alike.environ = self._make(request, None, 0, route)
-            alike.tells_peer = route.trusted and self._told(alike.environ, route).peer is not None
+            alike.tells_peer = route.trusted and self._told(alike.environ).peer is not None
         elif not alike.tells_peer:
             alike.environ["REMOTE_ADDR"] = route.peer.address
             if route.port:
@@ -121,8 +121,8 @@ class Environs:
 
     def _make(self, request: Admitted, body: Any, body_bytes: int, route: Route) -> dict[str, Any]:
         made = route.base.copy()
-        if request.alike is not None:
-            made.update(request.alike.variables)
+        if request.fields is not None:
+            made.update(request.fields)
         made.update(request.variables)
         made["wsgi.input"] = body
         made["REMOTE_ADDR"] = route.peer.address
@@ -132,15 +132,18 @@ class Environs:
             made["CONTENT_LENGTH"] = str(body_bytes)
         if self._script_name:
             _mount(made, self._script_name)
-        if route.trusted and (told := self._told(made, route)) is not NOTHING:
-            _believe(made, told)
+        if route.trusted:
+            told = self._told(made)
+            if told is not NOTHING:
+                _believe(made, told)
         if not route.site.host:
             made["SERVER_NAME"], made["SERVER_PORT"] = _server(made.get("HTTP_HOST", ""), made["wsgi.url_scheme"])
         return made
 
-    def _told(self, made: dict[str, Any], route: Route) -> Told:
+    def _told(self, made: dict[str, Any]) -> Told:
+        """By a peer that is trusted."""
         if "HTTP_X_FORWARDED_FOR" in made or "HTTP_X_FORWARDED_PROTO" in made or self._believes_more:
-            return read(made, self._believed, self._trust, route.peer.address)
+            return read(made, self._believed, self._trust)
         return NOTHING
 
 
@@ -153,20 +156,21 @@ def _mount(made: dict[str, Any], prefix: str) -> None:
 
 def _believe(made: dict[str, Any], told: Told) -> None:
     """What a trusted proxy says of its client."""
-    if told.scheme:
-        made["wsgi.url_scheme"] = told.scheme
-    if told.peer:
-        made["REMOTE_ADDR"] = told.peer[0]
+    scheme, peer, host, port, prefix = told
+    if scheme:
+        made["wsgi.url_scheme"] = scheme
+    if peer:
+        made["REMOTE_ADDR"], client_port = peer
         made.pop("REMOTE_PORT", None)
-        if told.peer[1]:
-            made["REMOTE_PORT"] = str(told.peer[1])
-    if told.host:
-        made["HTTP_HOST"] = told.host
-    if told.port:
-        made["SERVER_PORT"] = told.port
-        made["HTTP_HOST"] = _with_port(made.get("HTTP_HOST", ""), told.port, made["wsgi.url_scheme"])
-    if told.prefix:
-        made["SCRIPT_NAME"] = told.prefix
+        if client_port:
+            made["REMOTE_PORT"] = str(client_port)
+    if host:
+        made["HTTP_HOST"] = host
+    if port:
+        made["SERVER_PORT"] = port
+        made["HTTP_HOST"] = _with_port(made.get("HTTP_HOST", ""), port, made["wsgi.url_scheme"])
+    if prefix:
+        made["SCRIPT_NAME"] = prefix
 
 
 def _with_port(host: str, port: str, scheme: str) -> str:

@@ -129,17 +129,17 @@ class Told(NamedTuple):  # no dataclass: one is made for each new client, and fr
 NOTHING = Told()
 
 
-def read(environ: Mapping[str, Any], believed: frozenset[str], trust: Trust, peer_address: str) -> Told:
-    """What the peer of this request's connection told, if it is trusted.
+def read(environ: Mapping[str, Any], believed: frozenset[str], trust: Trust) -> Told:
+    """What the peer of this request's connection told. It is trusted: `Trust.covers` its address.
 
     `environ` holds the headers as HTTP_* texts, repeated ones joined by ", ". `believed` are header names out of
-    `options.FORWARDED_HEADERS`. `peer_address` is empty for a Unix socket's.
+    `options.FORWARDED_HEADERS`.
     """
-    if not (trust.everybody or _covers(trust, peer_address)):  # `Trust.covers` without a call
-        return NOTHING
     listed, proto = environ.get("HTTP_X_FORWARDED_FOR", ""), environ.get("HTTP_X_FORWARDED_PROTO", "")
-    short = len(listed) <= _CACHED_CHARS_MAX and len(proto) <= _CACHED_CHARS_MAX
-    told = (_usual if short else _usual_long)(believed, trust, listed, proto)
+    if len(listed) <= _CACHED_CHARS_MAX and len(proto) <= _CACHED_CHARS_MAX:
+        told = _usual(believed, trust, listed, proto)
+    else:
+        told = _usual_long(believed, trust, listed, proto)
     return told if believed <= _USUAL else _unusual(environ, believed, trust, told)
 
 

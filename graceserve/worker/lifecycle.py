@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 STOP_LINGER_S = 1.0  # at a stop an idle connection is kept this long: a proxy's request may be on its way
+ANSWER_S = 1.0  # for the master to answer a SIGTERM by hand: at a stop there is a queue to be emptied first
 INBOX_FULL_S = 1.0  # a successor empties it in milliseconds; from here its connections had better come anew
 GRACE_MARGIN_S = 0.5  # idle connections close this long before the master kills, so that it need not
 
@@ -121,7 +122,7 @@ class Way(Enum):
     """How connections leave a draining worker."""
 
     HAND_OVER = "hand over"  # they go to the inbox, as soon as their request is answered
-    LINGER = "linger"  # nobody takes them: served until they close, each response says `Connection: close`
+    LINGER = "linger"  # the master has not said yet; if it does not, each response says `Connection: close`
     STOP = "stop"  # the service ends: as LINGER, and idle ones are closed after `STOP_LINGER_S`
 
 
@@ -139,6 +140,12 @@ class Terms:
             return True
         return self.way is Way.STOP and now >= max(idle_since, self.begun) + STOP_LINGER_S
 
-    def announces_close(self, full_s: float) -> bool:
+    def announces_close(self, full_s: float, now: float) -> bool:
         """Whether a response now says `Connection: close`. `full_s`: for how long nobody has emptied the inbox."""
-        return self.way is not Way.HAND_OVER or full_s > INBOX_FULL_S
+        match self.way:
+            case Way.HAND_OVER:
+                return full_s > INBOX_FULL_S
+            case Way.LINGER:
+                return now > self.begun + ANSWER_S
+            case Way.STOP:
+                return True

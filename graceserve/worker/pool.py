@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 class Pool:
     """N threads that take work in order. All but `tell` and `room` is the loop thread's."""
 
-    def __init__(self, threads: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, threads: int, loop: asyncio.AbstractEventLoop, settled: Callable[[], None]) -> None:
+        """`settled` is called on the loop thread when all that the threads had to tell was heard."""
         self._loop = loop
+        self._settled = settled
         self._work: SimpleQueue[ThreadRun] = SimpleQueue()
         self._done: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._told = False  # the loop knows that there is something in `_done`
@@ -71,9 +73,11 @@ class Pool:
 
     def _take(self) -> None:
         self._told = False
-        while self._done:
-            call, argument = self._done.popleft()
+        done = self._done
+        while done:
+            call, argument = done.popleft()
             call(argument)
+        self._settled()
 
     def _serve(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from contextvars import Context, copy_context
 from typing import Protocol
 
 from graceserve.worker.filewrapper import FilePart
+from graceserve.worker.http.policy import Admitted
 from graceserve.worker.pool import Pool
 from graceserve.worker.watch import Watch
 from graceserve.worker.wsgi import OPEN, ClientGone, Exchange, Piece
@@ -152,11 +153,12 @@ class ThreadRun:
     """On one of the pool's threads."""
 
     __slots__ = (
-        "_abandoned", "_ahead", "_context", "_exchange", "_file", "_in_transport", "_pool", "begun", "client",
+        "_abandoned", "_ahead", "_context", "_exchange", "_file", "_in_transport", "_pool", "begun", "client", "since",
     )  # fmt: skip
 
-    def __init__(self, client: Client, exchange: Exchange, pool: Pool) -> None:
+    def __init__(self, client: Client, exchange: Exchange, pool: Pool, since: float) -> None:
         self.client = client
+        self.since = since  # it waits for a thread
         self.begun = False
         self._exchange = exchange
         exchange.writer = self
@@ -168,6 +170,11 @@ class ThreadRun:
         self._in_transport = 0  # of those ahead, how many the transport has; loop thread only
 
     # --- loop thread
+
+    @property
+    def request(self) -> Admitted:
+        """What the client wants."""
+        return self._exchange.request
 
     def resume(self) -> None:
         """See `Run`."""
@@ -185,7 +192,7 @@ class ThreadRun:
         self._after_file()
 
     def _ended(self, last: bytes | None) -> None:
-        self._pool.ended()
+        self._pool.busy -= 1
         if last is not None:
             self.client.send(last)
         self.client.finished(self._exchange)
@@ -221,6 +228,9 @@ class ThreadRun:
     def _turns(self) -> None:
         exchange = self._exchange
         piece = None if self._abandoned else exchange.pull()
+        if exchange.outcome is not OPEN:  # most are complete with their first piece, and closed
+            self._pool.tell(self._ended, piece)
+            return
         while exchange.outcome is OPEN and piece is not None:
             if isinstance(piece, FilePart):
                 self._pool.tell(self._send_file, piece)

@@ -18,11 +18,10 @@ from graceserve.worker.arrivals import Arrivals
 from graceserve.worker.board import Place
 from graceserve.worker.connections import Connections
 from graceserve.worker.guard import Guard
-from graceserve.worker.lifecycle import STOP_LINGER_S, Input, Order, State, Terms, Way, step
+from graceserve.worker.lifecycle import ANSWER_S, STOP_LINGER_S, Input, Order, State, Terms, Way, step
 from graceserve.worker.service import Service
 from graceserve.worker.signals import obey, obey_no_more
 
-ANSWER_S = 1.0  # for the master to answer a SIGTERM by hand: at a stop there is a queue to be emptied first
 RETRY_S = 0.05  # when the master's end of the channel is full
 MESSAGES_A_TURN = 16
 

@@ -200,14 +200,14 @@ def _memorize(heads: Heads, limits: Limits, raw: bytes, memo: Memo) -> None:
     fields, head_end, _ = rest.partition(b"\r\n\r\n")
     for _ in range(2):
         read(heads, limits, [b"GET / HTTP/1.1" + line_end + fields + head_end], memo)
-    for field in fields.split(b"\r\n"):
-        read(heads, limits, [b"GET / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n\r\n"], memo)
-        read(heads, limits, [b"GET / HTTP/1.1\r\n" + field + b"\r\n\r\n"], memo)
+    for line in fields.split(b"\r\n"):
+        read(heads, limits, [b"GET / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n\r\n"], memo)
+        read(heads, limits, [b"GET / HTTP/1.1\r\n" + line + b"\r\n\r\n"], memo)
 
 
 def as_request(admitted: Admitted, body: bytes) -> Request:
     """The one place that knows how `Admitted` keeps a request."""
-    rest = {**admitted.alike.variables, **admitted.variables} if admitted.alike else dict(admitted.variables)
+    rest = {**(admitted.fields or {}), **admitted.variables}
     method, target, uri, path, query, protocol = (rest.pop(key) for key in OF_THE_LINE)
     assert (method, path, target) == (admitted.method, admitted.path, uri)
     assert ((protocol == "HTTP/1.0"), method == "HEAD") == (admitted.is_http10, admitted.is_head)

@@ -13,6 +13,7 @@ import pytest
 from graceserve.stacks import DUMP_SIGNAL
 from graceserve.wire.channel import close_all
 from graceserve.wire.messages import Accept, Drain, HandOver, Leaving, Reopen, Unknown, WorkerFailed, WorkerReady
+from graceserve.worker.lifecycle import ANSWER_S
 from tests.http.harness import Client, Stage, Worker, eventually, passed, stage
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -250,7 +251,7 @@ def test_while_the_master_does_not_say_who_takes_them_idle_connections_linger() 
         client.get("/")
         worker.term()
         worker.left()
-        worker.ping()  # it has read the terms
+        passed(ANSWER_S + 0.2)
         assert client.get("/").headers["connection"] == "close"
         assert client.closed()
         assert worker.ended() == 0

@@ -67,8 +67,8 @@ class NginxWithTls(Nginx):
         self._inside = inside
         super().__init__(nursery, root, upstream)
 
-    def _example(self, upstream: str) -> str:
-        text = super()._example(upstream)
+    def _example(self, upstream: str, kept: int) -> str:
+        text = super()._example(upstream, kept)
         for old, more in (
             (f"listen {self.address};", f"listen {self.tls_address} ssl; {self._tls}"),
             ("location / {", self._inside),

@@ -3,6 +3,7 @@
 import pytest
 
 from graceserve.worker.lifecycle import (
+    ANSWER_S,
     GRACE_MARGIN_S,
     INBOX_FULL_S,
     STOP_LINGER_S,
@@ -92,14 +93,15 @@ def test_when_an_idle_connection_is_closed(way: Way, idle_since: float, now: flo
 
 
 @pytest.mark.parametrize(
-    ("way", "full_s", "closes"),
+    ("way", "full_s", "now", "closes"),
     [
-        (Way.HAND_OVER, 0, False),
-        (Way.HAND_OVER, INBOX_FULL_S, False),
-        (Way.HAND_OVER, INBOX_FULL_S + 0.1, True),
-        (Way.LINGER, 0, True),
-        (Way.STOP, 0, True),
+        (Way.HAND_OVER, 0, 29, False),
+        (Way.HAND_OVER, INBOX_FULL_S, 29, False),
+        (Way.HAND_OVER, INBOX_FULL_S + 0.1, 29, True),
+        (Way.LINGER, 0, ANSWER_S, False),
+        (Way.LINGER, 0, ANSWER_S + 0.1, True),
+        (Way.STOP, 0, 0, True),
     ],
 )
-def test_when_a_response_announces_the_close(way: Way, full_s: float, closes: bool) -> None:
-    assert Terms(way, 0, 30).announces_close(full_s) is closes
+def test_when_a_response_announces_the_close(way: Way, full_s: float, now: float, closes: bool) -> None:
+    assert Terms(way, 0, 30).announces_close(full_s, now) is closes

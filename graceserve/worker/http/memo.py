@@ -9,8 +9,8 @@ again, so these are remembered as they stand, byte for byte, in two sizes:
 
 What is not usual in any way (a body, a repeated name, HTTP/1.0, another method or form of target, obs-text that is new)
 goes the long way through a parser and `policy.admit`. Only what was admitted there is learned, so nothing is decided
-here. Blocks are kept when they come again, not before; whatever was not used for a while is forgotten by generations:
-the older half goes when the younger one is full.
+here. Lines and blocks are kept when they come again, not before: what differs each time drives nothing out. Whatever
+was not used for a while is forgotten by generations: the older half goes when the younger one is full.
 """
 
 from typing import TypeAlias
@@ -22,36 +22,30 @@ BLOCK_BYTES_MAX = 2048  # of fields that are remembered as a whole: with their l
 BLOCKS_MAX = 128  # in each of the two generations
 LINES_MAX = 4  # request lines that are remembered for a block, of
 LINE_BYTES_MAX = 256  # each; also of a field line
-FIELDS_MAX = 256  # field lines in each generation
+FIELDS_MAX = 512  # field lines in each generation
 NAMES_MAX = 256
-SEEN_MAX = 1024  # hashes of blocks and of lines that have come once
+SEEN_MAX = 1024  # hashes of blocks, and of lines, that have come once
 
 Known: TypeAlias = tuple[Alike, dict[bytes, Admitted]]  # and the latest of them, by their request lines
 Pair: TypeAlias = tuple[str, str]  # the environ key and the value of a field
 
 
 class _Blocks(dict[bytes, Known]):
-    """The younger ones; `older` gives the others."""
+    """The younger ones."""
 
     def __init__(self) -> None:
-        self._older: dict[bytes, Known] = {}
+        self.older: dict[bytes, Known] = {}
         self._seen: set[int] = set()
-
-    def older(self, block: bytes) -> Known | None:
-        """If it is not among the younger ones."""
-        known = self._older.get(block)
-        if known is not None:
-            self._keep(block, known)
-        return known
 
     def came(self, block: bytes, admitted: Admitted) -> None:
         """Keep it, if it has come before."""
         if _again(self._seen, block) and len(block) <= BLOCK_BYTES_MAX:
-            self._keep(block, (Alike(admitted), {}))
+            self.keep(block, (Alike(admitted), {}))
 
-    def _keep(self, block: bytes, known: Known) -> None:
+    def keep(self, block: bytes, known: Known) -> None:
+        """As the youngest."""
         if len(self) >= BLOCKS_MAX:
-            self._older = dict(self)
+            self.older = dict(self)
             self.clear()
         self[block] = known
 
@@ -61,20 +55,31 @@ class _Fields(dict[bytes, Pair]):
 
     def __init__(self) -> None:
         self._older: dict[bytes, Pair] = {}
-        self._names: dict[bytes, str] = {}
+        self._names: dict[str, str] = {}
         self._seen: set[int] = set()
+        self.new = False  # there was a line that has not come before; whoever asks sets it back
 
     def __missing__(self, line: bytes) -> Pair:
         pair = self._older.get(line)
         if pair is None:
-            name, colon, text = line.partition(b": ")
-            value = text.decode("latin-1")
-            if not colon or not value.isascii() or not value.isprintable() or value != value.strip(" "):
+            if not line.isascii():
+                raise KeyError
+            name, colon, value = line.decode().partition(": ")
+            if not (colon and value.isprintable() and value == value.strip(" ")):
                 raise KeyError
             pair = self._names[name], value
-            if len(line) > LINE_BYTES_MAX or not _again(self._seen, line):
+            number, seen = hash(line), self._seen  # as in `_again`, whose call would be felt here
+            if number not in seen:
+                if len(seen) >= SEEN_MAX:
+                    seen.clear()
+                seen.add(number)
+                self.new = True
                 return pair
-        self._keep(line, pair)
+            if len(line) > LINE_BYTES_MAX:
+                return pair
+        if len(self) >= FIELDS_MAX:
+            self._age()
+        self[line] = pair
         return pair
 
     def learn(self, line: bytes, variables: dict[str, str]) -> bool:
@@ -85,18 +90,18 @@ class _Fields(dict[bytes, Pair]):
             return False
         if key not in PLAIN_BUT_KNOWN:
             if len(self._names) < NAMES_MAX:
-                self._names[name] = key
+                self._names[name.decode("ascii")] = key
         elif key != "HTTP_HOST" and not (key == "HTTP_CONNECTION" and value.lower() == KEEP_ALIVE):
             return False
         if len(line) <= LINE_BYTES_MAX:
-            self._keep(line, (key, value))
+            if len(self) >= FIELDS_MAX:
+                self._age()
+            self[line] = key, value
         return True
 
-    def _keep(self, line: bytes, pair: Pair) -> None:
-        if len(self) >= FIELDS_MAX:
-            self._older = dict(self)
-            self.clear()
-        self[line] = pair
+    def _age(self) -> None:
+        self._older = dict(self)
+        self.clear()
 
 
 class Memo:
@@ -114,9 +119,13 @@ class Memo:
     def recall(self, raw: bytes) -> Admitted | None:
         """What comes of this head, if that is known. `raw` need not be a head: then it is not known."""
         line, _, block = raw.partition(b"\r\n")
-        known = self._blocks.get(block) or self._blocks.older(block)
+        blocks = self._blocks
+        known = blocks.get(block)
         if known is None:
-            return self._by_fields(raw, line, block)
+            known = blocks.older.get(block)
+            if known is None:
+                return self._by_fields(raw, line, block)
+            blocks.keep(block, known)
         alike, by_line = known
         admitted = by_line.get(line)
         if admitted is None:
@@ -124,7 +133,8 @@ class Memo:
             if variables is None:
                 return None
             admitted = Admitted(variables)
-            admitted.raw, admitted.keep_alive, admitted.alike = raw, alike.keep_alive, alike
+            admitted.raw, admitted.keep_alive = raw, alike.keep_alive
+            admitted.alike, admitted.fields = alike, alike.fields
             if len(line) <= LINE_BYTES_MAX:
                 if len(by_line) >= LINES_MAX:
                     by_line.clear()
@@ -144,10 +154,12 @@ class Memo:
         variables = admit_line(line)
         if variables is None:
             return None
-        variables.update(fields)
         admitted = Admitted(variables)
-        admitted.raw = raw
-        self._blocks.came(block, admitted)
+        admitted.raw, admitted.fields = raw, fields
+        if self._fields.new:
+            self._fields.new = False
+        else:
+            self._blocks.came(block, admitted)
         return admitted
 
     def learn(self, raw: bytes, admitted: Admitted) -> None:

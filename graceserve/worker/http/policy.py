@@ -38,13 +38,13 @@ class Admitted:
     look up than they take to store (Python 3.11).
     """
 
-    __slots__ = ("alike", "body", "body_bytes", "expects_continue", "is_head", "is_http10", "keep_alive", "raw",
-                 "variables")  # fmt: skip
+    __slots__ = ("alike", "body", "body_bytes", "expects_continue", "fields", "is_head", "is_http10", "keep_alive",
+                 "raw", "variables")  # fmt: skip
 
     def __init__(self, variables: dict[str, str]) -> None:
         """`variables` are those of environ that the head decides: REQUEST_METHOD, RAW_URI (the target as received),
-        PATH_INFO, QUERY_STRING, SERVER_PROTOCOL, HTTP_HOST (the target's host wins), CONTENT_TYPE, ...; with `alike`
-        only those of the request line, the others are there."""
+        PATH_INFO, QUERY_STRING, SERVER_PROTOCOL, HTTP_HOST (the target's host wins), CONTENT_TYPE, ...; with `fields`
+        only those of the request line."""
         self.variables = variables
         self.keep_alive = True  # the client allows it
         self.is_head = variables["REQUEST_METHOD"] == "HEAD"  # the response has no body
@@ -52,7 +52,8 @@ class Admitted:
         self.body: Body = _NONE
         self.body_bytes = 0  # for Body.LENGTH
         self.expects_continue = False
-        self.alike: Alike | None = None  # if its fields have come before
+        self.fields: dict[str, str] | None = None  # the others, if `memo` knew them; not to be changed
+        self.alike: Alike | None = None  # if they have come before, all of them
         self.raw = b""  # the head as it came; the reader's to say
 
     @property
@@ -69,10 +70,10 @@ class Admitted:
 class Alike:
     """What requests with the same fields, byte for byte, have in common. Kept by `memo`."""
 
-    __slots__ = ("base", "environ", "keep_alive", "latest", "route", "tells_peer", "variables")
+    __slots__ = ("base", "environ", "fields", "keep_alive", "latest", "route", "tells_peer")
 
     def __init__(self, one: Admitted) -> None:
-        self.variables = one.variables  # also those of its request line, to be overwritten
+        self.fields = one.fields or one.variables  # perhaps those of its request line, too, to be overwritten
         self.keep_alive = one.keep_alive
         # `Environs`' to use: the environ of such a request, made of this base; whether it says who the client is; and
         # for which request and route it was made the last time.
@@ -175,10 +176,10 @@ def admit(head: Head, limits: Limits) -> Admitted | Refused:  # noqa: C901 - fla
 
 def admit_line(line: bytes) -> dict[str, str] | None:
     """The variables of a usual request line, None of any other: `admit` has to tell what comes of that."""
-    words = line.decode("latin-1").split(" ")
-    if len(words) != 3:
+    try:
+        method, target, version = line.decode("latin-1").split(" ")
+    except ValueError:
         return None
-    method, target, version = words
     if version != "HTTP/1.1" or method not in _usual_methods or target[:1] != "/" or "#" in target:
         return None
     if not (target.isascii() and target.isprintable()):
