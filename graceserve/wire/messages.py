@@ -18,7 +18,7 @@ from typing import TypeAlias
 from graceserve import record
 from graceserve.errors import WireError
 
-PROTOCOL = 1
+PROTOCOL = 2
 MESSAGE_BYTES_MAX = 180_000  # below net.core.wmem_default (212,992), which bounds one datagram
 DETAIL_CHARS_MAX = 12_000  # of a traceback: the tail says what went wrong; JSON takes up to 12 bytes a character
 REASON_CHARS_MAX = 1_000  # of a line for the operator
@@ -181,7 +181,7 @@ class HandOver:
     peer: str = ""  # REMOTE_ADDR
     peer_port: int = 0
     requests: int = 0  # that it has carried so far
-    waited_s: float = 0.0  # for the client: since the last response, or since the request's first byte
+    waited_s: float = 0.0  # for the client: since the last response, or since the first byte of half a head
     continued: bool = False  # the request that is being read was answered with 100 Continue
     fresh: bool = False  # what comes next is what a listener's connections begin with: a PROXY header
 

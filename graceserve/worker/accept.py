@@ -39,7 +39,6 @@ class Acceptor:
         self._inbox_fd = inbox.fileno()
         self._open = False
         self.refused = False
-        self.closed = False
 
     def fileno(self) -> int:
         """Readable when `take` has something to do."""
@@ -68,14 +67,13 @@ class Acceptor:
 
     def close(self) -> None:
         """Refuse, and close the listeners. Idempotent; for another thread, too."""
-        self.closed = True
         self.refuse()
         for sock in self._listeners.values():
             sock.close()
-        self._inbox.close()
 
     def rest(self) -> Iterator[Arrival]:
-        """All that is queued now, on every listener and in the inbox: at a stop nobody else will come for it."""
+        """All that is queued now, on every listener that is open and in the inbox: at a stop nobody else will come for
+        it, and who puts something into the inbox later takes it out himself."""
         for fd in (*self._listeners, self._inbox_fd):
             for _ in range(REST_MAX):
                 try:
@@ -84,6 +82,9 @@ class Acceptor:
                     if error.errno in _TRANSIENT and error.errno != errno.EAGAIN:
                         continue
                     break
+                except NotAConnection as error:
+                    self._log.warning("inbox-ignored", reason=str(error))
+                    continue
                 if arrival is None:
                     break
                 yield arrival
@@ -124,8 +125,6 @@ class Acceptor:
         except NotAConnection as error:
             self._log.warning("inbox-ignored", reason=str(error))
             return None
-        if arrival is None:  # nobody can send any more; the master, which could, is gone
-            self._unregister(self._inbox_fd)
         return arrival
 
     def _register(self, fd: int) -> None:

@@ -15,5 +15,5 @@ class Arrival:
     fresh: bool = True  # what comes next is what a listener's connections begin with: a PROXY header, a TLS handshake
     read: bytes = b""  # and not served
     requests: int = 0  # begun before
-    waited_s: float = 0.0  # so far, for the client: since the last response, or since the request's first byte
+    waited_s: float = 0.0  # so far, for the client: since the last response, or since the first byte of half a head
     continued: bool = False  # of the request in `read`, the client was told to go on with its body

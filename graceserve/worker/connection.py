@@ -108,6 +108,7 @@ class Connection(asyncio.Protocol):
         "_sender",
         "_spool",
         "_transport",
+        "_waited_s",
         "_write_pace",
         "fd",
         "full",
@@ -125,13 +126,16 @@ class Connection(asyncio.Protocol):
         self.route = arrival.route
         self.requests = arrival.requests  # begun so far, also before a hand-over
         self.state = IDLE
-        self.since = home.now() - arrival.waited_s  # of the state, or for BODY of its last byte
+        self.since = home.now()  # of the state
         self.full = False
         self._continued = arrival.continued
+        self._waited_s = 0.0  # before it came here, for the rest of a head
         self._reader = home.reader()
         if arrival.read:
             self._reader.receive(arrival.read)
-            self.state = HEAD
+            self._waited_s = arrival.waited_s
+        else:
+            self.since -= arrival.waited_s
         self._request: Admitted | None = None  # whose body is being read, or that waits for an app thread
         self._spool: Spool | None = None
         self._run: Run | None = None
@@ -148,7 +152,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's has its methods, not its base class
         self._home.opened(self)
-        if self.state is HEAD:
+        if self._reader.held:
             self._home.soon(self)
 
     def data_received(self, data: bytes) -> None:
@@ -283,11 +287,12 @@ class Connection(asyncio.Protocol):
 
     def arrival(self) -> Arrival:
         """What whoever goes on needs to know. Threads as for `movable`."""
+        state, waited_s = self.state, self._waited_s
+        if state is HEAD or (state is IDLE and not self._reader.held):
+            waited_s = self._home.now() - self.since
         body = self._spool.content() if self._spool is not None else b""
-        return Arrival(
-            self.sock, self.route, False, self._reader.unserved(self._request, body), self.requests,
-            self._home.now() - self.since, self._continued,
-        )  # fmt: skip
+        read = self._reader.unserved(self._request if state is BODY else None, body)
+        return Arrival(self.sock, self.route, False, read, self.requests, waited_s, self._continued)
 
     def moved(self) -> None:
         """Somebody else holds it: nothing more happens here. Threads as for `movable`; `let_go` follows."""
@@ -313,6 +318,7 @@ class Connection(asyncio.Protocol):
 
     def again(self, run: Run) -> None:
         """Its request waits again."""
+        self._request = None
         self._run = run
         self.requests += 1
         self.state = RUNNING
@@ -343,7 +349,7 @@ class Connection(asyncio.Protocol):
             self.since = now  # it is not the client's turn yet
         waited_s = now - self.since
         match self.state:
-            case State.IDLE if waited_s > patience.keep_alive_s:
+            case State.IDLE if waited_s > patience.keep_alive_s and not self._reader.held:
                 self._close()
             case State.HEAD if waited_s > patience.head_s:
                 self._refuse(408, f"head not complete in {patience.head_s:g} s")
@@ -362,6 +368,8 @@ class Connection(asyncio.Protocol):
         """For the rest of a request."""
         if state is IDLE and self._reader.held:
             self._become(HEAD)
+            self.since -= self._waited_s
+            self._waited_s = 0.0
         if self._eof:
             self._close()  # which will never come
 
@@ -375,6 +383,7 @@ class Connection(asyncio.Protocol):
             self._take_body(event)
 
     def _take_head(self, request: Admitted) -> None:
+        self._waited_s = 0.0
         self._request = request
         self._spool = Spool()
         self._become(BODY)
@@ -394,6 +403,7 @@ class Connection(asyncio.Protocol):
         self.state = RUNNING
         self.requests += 1
         self._continued = False
+        self._waited_s = 0.0
         if self._home.watches:
             self.since = self._home.now()
         try:

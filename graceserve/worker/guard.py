@@ -16,7 +16,8 @@ from typing import Protocol
 from graceserve.worker.watch import Watch
 
 EXIT_STUCK = 1
-TICK_S = 0.004  # a call is long if it has lasted for one of these, up to two
+TICK_S = 0.003  # a call is long if it has lasted for one of these, up to two
+AGAIN_S = 0.001  # who waits goes as soon as somebody is free, who else takes up something else
 LONELY_TICK_S = 1.0  # where nobody is there to be given anything
 SWITCH_S = 0.0005  # that the interpreter's lock is kept from the guard by a long call that computes
 
@@ -30,8 +31,11 @@ class Ward(Protocol):
     def tell_stuck(self) -> None:
         """The process is about to end, because it did not by itself."""
 
+    def tell_bug(self, error: Exception) -> None:
+        """Nothing is passed on any more."""
 
-class Relief(Protocol):
+
+class Helper(Protocol):
     """Whom a long call holds up, and who could serve them. For the guard's thread."""
 
     @property
@@ -48,17 +52,18 @@ class Relief(Protocol):
 class Guard:
     """One a worker; its thread is a daemon."""
 
-    def __init__(self, channel_fd: int, grace_s: float, ward: Ward, watch: Watch, relief: Relief) -> None:
+    def __init__(self, channel_fd: int, grace_s: float, ward: Ward, watch: Watch, helper: Helper) -> None:
         self._channel_fd = channel_fd
         self._grace_s = grace_s
         self._ward = ward
         self._watch = watch
-        self._relief = relief
+        self._helper = helper
         self._poll = self._poll_of(watch.wake_fd)
-        self._relief_poll = self._poll_of(relief.fileno())
+        self._relief_poll = self._poll_of(helper.fileno())
         self._channel_poll = self._poll_of()
         self._orphan = False
         self._dozes = True  # until it is woken
+        self._helps = True
 
     def _poll_of(self, *fds: int) -> select.poll:
         made = select.poll()
@@ -74,7 +79,7 @@ class Guard:
     def _run(self) -> None:
         seen = -1
         while not self._orphan:
-            tick_s = LONELY_TICK_S if self._relief.lonely else TICK_S
+            tick_s = LONELY_TICK_S if self._helper.lonely else TICK_S
             self._wait(self._poll, None if self._dozes else tick_s)
             seen = self._look(seen)
         self._ward.close_listeners()  # at once, and not only if the loop does not: the next master wants to bind
@@ -97,7 +102,8 @@ class Guard:
         if turn != seen:
             return turn
         if turn % 2:
-            self._on_long_call(turn)
+            if self._helps:
+                self._on_long_call(turn)
             return -1
         watch.asleep = True
         self._dozes = watch.turn == turn  # else it began before it could see that nobody looks
@@ -111,7 +117,13 @@ class Guard:
         sys.setswitchinterval(SWITCH_S)
         try:
             while self._watch.turn == turn and not self._orphan:
-                nobody_waits = self._relief.pass_on(turn)
-                self._wait(self._relief_poll if nobody_waits else self._channel_poll, TICK_S)
+                nobody_waits = self._helper.pass_on(turn)
+                if nobody_waits:
+                    self._wait(self._relief_poll, TICK_S)
+                else:
+                    self._wait(self._channel_poll, AGAIN_S)
+        except Exception as error:  # to notice that the master is gone is more important than this
+            self._helps = False
+            self._ward.tell_bug(error)
         finally:
             sys.setswitchinterval(usual_s)

@@ -52,6 +52,7 @@ class Post:
 
 def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, socket.socket]]) -> int:
     """The exit status: 0 after a drain, 1 if the app could not be booted."""
+    place = post.board.place(post.slot)  # a killed predecessor may stand there as free
     stacks = open_stacks()
     channel.send(WorkerHello(os.getpid()), [stacks])
     settings = post.settings
@@ -92,7 +93,7 @@ def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, s
         access=access,
     )
     acceptor = Acceptor(listeners, inbox.take, log)
-    worker = Worker(service, channel, inbox, acceptor, post.board.place(post.slot))
+    worker = Worker(service, channel, inbox, acceptor, place)
     if not channel.send(WorkerReady(booted.import_s, booted.warmup_s)):
         return 1  # the master is gone
     worker.run()

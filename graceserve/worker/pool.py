@@ -43,7 +43,7 @@ class Pool:
         return self.busy > self._size
 
     def submit(self, run: "ThreadRun") -> None:
-        """Have a thread `work` at it as soon as one is free. It has `ended` called on the loop's thread."""
+        """Have a thread `work` at it as soon as one is free. It calls `ended` on the loop's thread."""
         self.busy += 1
         self._work.put(run)
 
@@ -74,10 +74,14 @@ class Pool:
     def _take(self) -> None:
         self._told = False
         done = self._done
-        while done:
-            call, argument = done.popleft()
-            call(argument)
-        self._settled()
+        try:
+            while done:
+                call, argument = done.popleft()
+                call(argument)
+        finally:
+            if done:  # a bug; it costs one request, and not all those behind it
+                self._loop.call_soon(self._take)
+            self._settled()
 
     def _serve(self) -> None:
         while True:

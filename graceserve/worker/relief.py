@@ -22,7 +22,7 @@ from graceserve.worker.watch import Watch
 
 
 class Relief:
-    """See `guard.Relief`. `waiting` is the loop thread's: those whose bytes have been read, in order."""
+    """See `guard.Helper`. `waiting` is the loop thread's: those whose bytes have been read, in order."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, inbox: Channel, place: Place, waiting: deque[Connection]
@@ -40,7 +40,7 @@ class Relief:
         self._passed: list[Connection] = []
 
     def fileno(self) -> int:
-        """See `guard.Relief`."""
+        """See `guard.Helper`."""
         return self._epoll.fileno()
 
     # --- loop thread
@@ -80,11 +80,11 @@ class Relief:
 
     @property
     def lonely(self) -> bool:
-        """See `guard.Relief`."""
+        """See `guard.Helper`."""
         return self._ended or (self._place.alone and not self._leaving)
 
     def pass_on(self, turn: int) -> bool:
-        """See `guard.Relief`."""
+        """See `guard.Helper`."""
         watch = self.watch
         with watch.lock:
             watch.touched = True
@@ -124,7 +124,11 @@ class Relief:
     # --- both
 
     def give_up(self, connection: Connection) -> None:
-        """Somebody else holds it: neither its bytes nor its end are this process's any more. `let_go` follows."""
+        """Somebody else holds it: neither its bytes nor its end are this process's any more.
+
+        On the loop thread `let_go` has to be the next thing that happens to it: libuv aborts the process if it is to
+        change what it waits for with a descriptor that is not in its epoll any more.
+        """
         connection.moved()
         fd = connection.fd
         self._by_fd.pop(fd, None)

@@ -61,11 +61,13 @@ def run_inline(
     context = copy_context()
     if client.full:  # what the client was sent before is not read yet: the app has time
         return InlineRun(client, exchange, loop, context, watch)
-    watch.turn += 1  # as `enter` and `leave`, whose calls would be felt here
+    watch.turn += 1  # as `Watch.run`, whose call would be felt here
     if watch.asleep:
         watch.wake()
-    piece = context.run(exchange.pull)
-    watch.turn += 1
+    try:
+        piece = context.run(exchange.pull)
+    finally:
+        watch.turn += 1
     if watch.touched:
         watch.settle()
     if exchange.outcome is not OPEN:
@@ -103,9 +105,7 @@ class InlineRun:
         """See `Run`."""
         exchange = self._exchange
         if exchange is not None:
-            self._watch.enter()
-            self._context.run(exchange.close)
-            self._watch.leave()
+            self._watch.run(self._context, exchange.close)
             self._end(exchange)
 
     def go_on(self, piece: Piece | None) -> None:
@@ -118,10 +118,7 @@ class InlineRun:
         self._scheduled = False
         exchange = self._exchange
         if exchange is not None and not self._client.full:
-            self._watch.enter()
-            ended = self._context.run(self._turn, exchange)
-            self._watch.leave()
-            if ended:
+            if self._watch.run(self._context, self._turn, exchange):
                 self._end(exchange)
             elif not self._client.full:
                 self.resume()
@@ -192,7 +189,7 @@ class ThreadRun:
         self._after_file()
 
     def _ended(self, last: bytes | None) -> None:
-        self._pool.busy -= 1
+        self._pool.ended()
         if last is not None:
             self.client.send(last)
         self.client.finished(self._exchange)

@@ -6,6 +6,7 @@ by system calls, and leaves the rest to the loop.
 """
 
 import asyncio
+from time import monotonic
 from typing import Any
 
 import uvloop
@@ -121,16 +122,30 @@ class Worker:
     def _on_drain(self, grace_s: float, stop: bool) -> None:
         """Newer terms replace older ones."""
         self._set_terms(Way.STOP if stop else Way.HAND_OVER, grace_s)
-        if stop and not self._acceptor.closed and self._life in (State.ACCEPTING, State.DRAINING):
-            self._arrivals.adopt_rest()
+        if stop:
+            self._take_the_rest()
         self._acceptor.close()
         self._take(Input.DRAIN)
 
     def _set_terms(self, way: Way, grace_s: float) -> None:
-        now = self._loop.time()
+        now = monotonic()
         self._terms = Terms(way, now, now + grace_s)
         self._terms_own = False
-        self._loop.call_later(STOP_LINGER_S, self._arrivals.give_up)
+        self._loop.call_later(STOP_LINGER_S, self._drop_prefaces)
+
+    def _drop_prefaces(self) -> None:
+        """Of a connection whose PROXY header has not come by now no request will."""
+        self._part_with_prefaces()
+        self._arrivals.give_up()
+
+    def _part_with_prefaces(self) -> None:
+        if self._terms is not None and self._terms.way is Way.HAND_OVER:
+            self._arrivals.hand_over(self._inbox)
+
+    def _take_the_rest(self) -> None:
+        self._connections.relief.end()
+        if self._life in (State.ACCEPTING, State.DRAINING):
+            self._arrivals.adopt_rest()
 
     def _on_master_gone(self) -> None:
         self._orphan = True
@@ -141,6 +156,7 @@ class Worker:
         self._loop.remove_reader(self._channel.fileno())
         self._set_terms(Way.STOP, grace_s)
         self.close_listeners()  # the next master wants to bind
+        self._take_the_rest()
         self._take(Input.MASTER_GONE)
 
     def _on_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -167,8 +183,7 @@ class Worker:
                 self._say_leaving_later()
             case Order.EMPTY_OUT:
                 assert self._terms is not None
-                if self._terms.way is Way.HAND_OVER:
-                    self._arrivals.hand_over(self._inbox)
+                self._part_with_prefaces()
                 self._connections.drain(self._terms)
                 self._end_if_empty()
             case Order.END:
@@ -201,6 +216,10 @@ class Worker:
     def tell_stuck(self) -> None:
         """See `guard.Ward`."""
         self._log.error("stuck-without-master", grace_s=self._service.settings.graceful_timeout)
+
+    def tell_bug(self, error: Exception) -> None:
+        """See `guard.Ward`."""
+        self._log.error("worker-bug", message="the guard passes nothing on any more", error=repr(error))
 
     def _settled(self) -> None:
         """A connection has come or gone, or an app thread has become free."""

@@ -2,7 +2,8 @@
 
 The loop thread counts: `turn` is odd while the app is called, and only then: no connection but the app's is in a state
 between two. A turn that goes on for long is one that holds everybody else up; the guard then may touch what belongs to
-the loop thread, until the turn ends. Two stores decide who is first,
+the loop thread, until the turn ends: read other connections, change their state, and put something else in the place
+of their descriptors, but never have their transports do anything. Two stores decide who is first,
 in an order that the interpreter's lock makes one for both threads: the guard sets `touched` and then looks at `turn`,
 the loop thread counts on and then looks at `touched`. So a turn costs the loop thread no lock and no system call.
 """
@@ -10,6 +11,11 @@ the loop thread counts on and then looks at `touched`. So a turn costs the loop 
 import os
 import threading
 from collections.abc import Callable
+from contextvars import Context
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Watch:
@@ -26,17 +32,17 @@ class Watch:
         self.lock = threading.Lock()  # held by the guard while it is at work
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
-    def enter(self) -> None:
-        """Before the app is called."""
+    def run(self, context: Context, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the app, in this context."""
         self.turn += 1
         if self.asleep:
             self.wake()
-
-    def leave(self) -> None:
-        """Behind it."""
-        self.turn += 1
-        if self.touched:
-            self.settle()
+        try:
+            return context.run(call, *args, **kwargs)
+        finally:
+            self.turn += 1
+            if self.touched:
+                self.settle()
 
     def settle(self) -> None:
         """Once `turn` has gone on: wait until the guard has stopped, and take note of what it did."""

@@ -1,6 +1,8 @@
 """Connections that move between two workers under load: none is lost, and no byte of one."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -343,3 +345,33 @@ def test_a_connection_moves_before_and_in_its_proxy_header(cut: int) -> None:
             client.send(header[cut:])
             assert b"'REMOTE_ADDR': '192.0.2.7'" in client.get("/dump").body
             assert client.get("/version").body.startswith(b"8 ")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_stop_while_an_old_worker_drains(threads: int, tmp_path: Path) -> None:
+    """What it has put into the inbox when nobody else takes anything any more, it takes out itself."""
+    with stage() as at, at.worker(side=0, threads=threads) as old:
+        old.accept()
+        with at.connect() as busy, at.connect() as other:
+            eventually(lambda: old.ping().connections == 2)
+            busy.send(f"GET /gate?{tmp_path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            eventually((tmp_path / "entered").exists)
+            old.drain()
+            old.left()
+            other.send(b"GET /version HTTP/1.1\r\nHost: test\r\n\r\n")
+            old.drain(stop=True)
+            (tmp_path / "go").touch()
+            assert busy.response().body == b"went"
+            assert other.response().body.startswith(b"7 ")
+            assert old.ended() == 0
+
+
+def test_noise_in_the_inbox_does_not_hold_up_a_stop() -> None:
+    with stage() as at, at.worker(side=0) as worker:
+        worker.expect(WorkerReady)
+        assert at.inbox.put.send(HandOver("x", "y"))
+        os.kill(worker.pid, signal.SIGSTOP)
+        worker.tell(Accept())
+        worker.drain(stop=True)
+        os.kill(worker.pid, signal.SIGCONT)
+        assert worker.ended() == 0

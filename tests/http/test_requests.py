@@ -237,7 +237,7 @@ def test_the_memo_has_an_end() -> None:
     memo, used = memory(), b"GET / HTTP/1.1\r\n" + FIELDS
     for number in range(3 * max(BLOCKS_MAX, FIELDS_MAX)):
         raw = b"GET / HTTP/1.1\r\nHost: h%d\r\n\r\n" % number
-        for known in (False, True, True):
+        for known in (False, False, True):
             assert (memo.recall(raw) is not None) == known
             read(HEADS["httptools"], DEFAULT, [raw], memo)
             assert memo.recall(used) is not None
@@ -289,7 +289,8 @@ NEW_FIELDS = [  # whether they are known by their names and lines
 @pytest.mark.parametrize(("fields", "known"), NEW_FIELDS)
 def test_fields_that_are_known_one_by_one(fields: bytes, known: bool) -> None:
     memo, raw = Memo(DEFAULT), b"GET /p?q HTTP/1.1\r\n" + fields
-    read(HEADS["httptools"], DEFAULT, [b"GET / HTTP/1.1\r\n" + LEARNED], memo)
+    for _ in range(2):
+        read(HEADS["httptools"], DEFAULT, [b"GET / HTTP/1.1\r\n" + LEARNED], memo)
     assert (memo.recall(raw) is not None) == known
     long_way = read(HEADS["h11"], DEFAULT, [raw], Memo(DEFAULT, 0))
     for _ in range(3):
@@ -299,7 +300,7 @@ def test_fields_that_are_known_one_by_one(fields: bytes, known: bool) -> None:
 def test_more_fields_than_a_limit_allows_are_not_known_either() -> None:
     limits = Limits(fields_max=2)
     memo = Memo(limits)
-    for name in (b"A", b"B", b"C"):
+    for name in (b"A", b"B", b"A", b"B"):
         read(HEADS["h11"], limits, [b"GET / HTTP/1.1\r\nHost: a\r\n%b: 1\r\n\r\n" % name], memo)
     assert memo.recall(b"GET / HTTP/1.1\r\nHost: a\r\nB: 2\r\n\r\n") is not None
     raw = b"GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\nB: 2\r\n\r\n"

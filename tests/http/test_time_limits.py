@@ -23,7 +23,7 @@ from graceserve.worker.patience import Pace, Patience
 from graceserve.worker.runs import run_inline
 from graceserve.worker.spool import Spool
 from graceserve.worker.watch import Watch
-from graceserve.worker.wsgi import Exchange, Gateway
+from graceserve.worker.wsgi import Exchange, Gateway, Outcome
 from tests.http.apps import app
 from tests.http.harness import PATIENCE_S
 
@@ -82,6 +82,12 @@ class Desk:
     def soon(self, connection: Connection) -> None:
         self.loop.call_soon(connection.advance)
 
+    def close(self) -> None:
+        self.client.close()
+        self.until(lambda: self.over)
+        self.loop.run_until_complete(asyncio.sleep(0.001))
+        self.loop.close()
+
     def until(self, happened: Any) -> None:
         """Turn the loop until it is true."""
 
@@ -122,10 +128,7 @@ class Desk:
 def desk() -> Iterator[Desk]:
     desk = Desk()
     yield desk
-    desk.client.close()
-    desk.until(lambda: desk.over)
-    desk.loop.run_until_complete(asyncio.sleep(0.001))
-    desk.loop.close()
+    desk.close()
 
 
 def test_an_idle_connection_is_closed_silently(desk: Desk) -> None:
@@ -249,10 +252,67 @@ def test_what_was_read_moves_along(desk: Desk, held: bytes) -> None:
     desk.time += 3
     assert not desk.connection.at_rest and desk.connection.movable
     leaving = desk.connection.arrival()
-    assert (leaving.read, leaving.waited_s, leaving.requests, leaving.continued) == (held, 3, 0, False)
+    waited_s = 0 if desk.connection.state is State.BODY else 3  # a body's pace is measured anew
+    assert (leaving.read, leaving.waited_s, leaving.requests, leaving.continued) == (held, waited_s, 0, False)
+
+
+def moved(desk: Desk, read: bytes, waited_s: float) -> Connection:
+    """One that has come so, and that the loop has looked at."""
+    arrival = Arrival(desk.connection.sock, desk.connection.route, False, read, waited_s=waited_s)
+    connection = Connection(desk, arrival)
+    connection._transport = desk.connection._transport
+    if read:
+        connection.advance()
+    return connection
 
 
 def test_the_time_that_a_client_has_taken_moves_along(desk: Desk) -> None:
     """Else a reload, or a slow sibling, would give a slow client its time anew."""
-    arrival = Arrival(desk.connection.sock, desk.connection.route, False, GET[:-1], waited_s=50.0)
-    assert Connection(desk, arrival).since == desk.time - 50
+    half = moved(desk, GET[:-1], 50)
+    assert (half.state, half.since) == (State.HEAD, desk.time - 50)
+    assert half.arrival().waited_s == 50
+    desk.time += 2
+    assert half.arrival().waited_s == 52
+    idle = moved(desk, b"", 30)
+    assert (idle.state, idle.since, idle.arrival().waited_s) == (State.IDLE, desk.time - 30, 30)
+
+
+def test_a_request_that_has_been_read_is_not_too_late(desk: Desk) -> None:
+    """Neither for the time in which nobody had looked at it, nor for how long the connection was idle before."""
+    desk.time += 70
+    desk.connection.data_received(GET[:-1])
+    assert desk.connection.arrival().waited_s == 0
+    desk.time += 70
+    desk.connection.check(desk.time)
+    assert desk.connection.state is State.IDLE, "not closed as an idle one"
+    body = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nx"
+    uploading = moved(desk, body, 0)
+    desk.time += 50
+    assert (uploading.state, uploading.arrival().waited_s) == (State.BODY, 0)
+
+
+def test_a_request_that_was_taken_back_and_put_again_is_served_once(desk: Desk) -> None:
+    """Nothing of it is left for somebody else to run."""
+
+    class Waits(Desk):
+        def serve(self, connection: Connection, request: Admitted, spool: Spool | None) -> None:
+            self.waiting = request, Exchange(self.gateway, request, {})
+            connection.running(Idle())
+
+    class Idle:
+        def resume(self) -> None: ...
+
+        def abandon(self) -> None: ...
+
+    other = Waits()
+    other.client.sendall(GET)
+    other.until(lambda: other.connection.state is State.RUNNING)
+    request, exchange = other.waiting
+    other.connection.take_back(request)
+    assert other.connection.movable and other.connection.arrival().read == GET and other.connection.requests == 0
+    other.connection.again(Idle())
+    assert not other.connection.movable and other.connection.requests == 1
+    exchange.outcome = Outcome.COMPLETE
+    other.connection.finished(exchange)
+    assert other.connection.at_rest and other.connection.arrival().read == b""
+    other.close()

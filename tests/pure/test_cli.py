@@ -324,7 +324,7 @@ def test_control_c_says_that_the_reload_goes_on(tmp_path: Path) -> None:
             connection, _ = sock.accept()
             with connection:
                 assert connection.recv(1000)
-                connection.send(b'[1, "Progress", {"text": "starting"}]')
+                connection.send(b'[2, "Progress", {"text": "starting"}]')
                 assert client.stdout is not None and client.stderr is not None
                 assert [client.stdout.readline() for _ in "12"] == [f"master {own()}\n", "starting\n"]
                 client.send_signal(signal.SIGINT)

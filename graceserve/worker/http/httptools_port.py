@@ -61,7 +61,8 @@ class HttptoolsHeads:
         version = _VERSIONS.get(raw[end - 10 : end])
         head.fields = fields.items()
         connection = fields.get(b"Connection") or fields.get(b"connection")
-        if unfinished or version != b"1.1" or (connection is not None and connection.lower() != b"keep-alive"):
+        unusual = connection is not None and connection.lower() != b"keep-alive"
+        if unfinished or version != b"1.1" or unusual or raw.find(b"roxy-") >= 0:  # llhttp obeys Proxy-Connection, too
             # A body or an upgrade is announced, which llhttp is not to read; or it may take no head behind this one,
             # which says `Connection: close`: that is its connection's affair, and the next head is another one's.
             self._renew()

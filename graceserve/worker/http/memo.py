@@ -57,7 +57,7 @@ class _Fields(dict[bytes, Pair]):
         self._older: dict[bytes, Pair] = {}
         self._names: dict[str, str] = {}
         self._seen: set[int] = set()
-        self.new = False  # there was a line that has not come before; whoever asks sets it back
+        self.new = False  # a line has not come before; whoever asks sets it back
 
     def __missing__(self, line: bytes) -> Pair:
         pair = self._older.get(line)
@@ -89,11 +89,12 @@ class _Fields(dict[bytes, Pair]):
         if not colon or b"_" in name or variables.get(key) != value:  # or it is one of several, or was not taken
             return False
         if key not in PLAIN_BUT_KNOWN:
-            if len(self._names) < NAMES_MAX:
-                self._names[name.decode("ascii")] = key
+            if len(self._names) >= NAMES_MAX:
+                self._names.clear()
+            self._names[name.decode("ascii")] = key
         elif key != "HTTP_HOST" and not (key == "HTTP_CONNECTION" and value.lower() == KEEP_ALIVE):
             return False
-        if len(line) <= LINE_BYTES_MAX:
+        if _again(self._seen, line) and len(line) <= LINE_BYTES_MAX:
             if len(self) >= FIELDS_MAX:
                 self._age()
             self[line] = key, value
@@ -145,6 +146,7 @@ class Memo:
         lines = block.split(b"\r\n")
         if len(lines) < 3 or lines.pop() or lines.pop():  # it ends with an empty line, or is not all of a head
             return None
+        self._fields.new = False
         try:
             fields = dict(map(self._pair_of, lines))
         except KeyError:
@@ -156,9 +158,7 @@ class Memo:
             return None
         admitted = Admitted(variables)
         admitted.raw, admitted.fields = raw, fields
-        if self._fields.new:
-            self._fields.new = False
-        else:
+        if not self._fields.new:
             self._blocks.came(block, admitted)
         return admitted
 
