@@ -5,11 +5,11 @@ import pytest
 from graceserve.fleet.actions import Action
 from tests.fleet.simulate import Tally, simulate, story
 
-RUNS = 10_000
+RUNS = 4_000  # `python -m tests.fleet.simulate` runs more
 
 
-@pytest.mark.timeout(600)  # 40 s on an idle core, and CI cores are seldom idle
-def test_ten_thousand_worlds() -> None:
+@pytest.mark.timeout(600)  # CI cores are seldom idle
+def test_thousands_of_worlds() -> None:
     tally = simulate(0, RUNS)
     assert tally.runs == RUNS
     assert set(tally.seen) == set(Action.__args__), "an order that no world has seen"
