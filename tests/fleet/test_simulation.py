@@ -5,7 +5,7 @@ import pytest
 from graceserve.fleet.actions import Action
 from tests.fleet.simulate import Tally, simulate, story
 
-RUNS = 4_000  # `python -m tests.fleet.simulate` runs more
+RUNS = 2_000  # `python -m tests.fleet.simulate` runs more
 
 
 @pytest.mark.timeout(600)  # CI cores are seldom idle

@@ -17,7 +17,7 @@ from tests.process.server import Server, script_launch
 from tests.process.stock import Stock, environ
 
 APPS = {"django": ("django_app", "project.wsgi"), "flask": ("flask_app", "guestbook:app")}
-HUPS = 10
+HUPS = 6
 StartNginx = Callable[[str], Nginx]
 
 
