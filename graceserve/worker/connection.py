@@ -29,7 +29,8 @@ from graceserve.worker.runs import Run
 from graceserve.worker.spool import Spool
 from graceserve.worker.wsgi import ClientGone, Exchange, Outcome
 
-PIPELINED_BYTES_MAX = 65_536  # held while a request runs; then the kernel holds them
+HELD_BYTES_MAX = 65_536  # that nobody has looked at, or while a request runs; then the kernel holds them
+LARGE_BYTES = 16_384
 WRITE_AHEAD_BYTES_MAX = 64 * 1024 * 1024  # for write() on the loop thread, which must not wait for the client
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
@@ -109,6 +110,7 @@ class Connection(asyncio.Protocol):
         "_spool",
         "_transport",
         "_waited_s",
+        "_whole",
         "_write_pace",
         "fd",
         "full",
@@ -130,6 +132,7 @@ class Connection(asyncio.Protocol):
         self.full = False
         self._continued = arrival.continued
         self._waited_s = 0.0  # before it came here, for the rest of a head
+        self._whole = False  # the body has been read, and its request is to be served
         self._reader = home.reader()
         if arrival.read:
             self._reader.receive(arrival.read)
@@ -162,9 +165,13 @@ class Connection(asyncio.Protocol):
         if state is LAST or state is MOVED:
             return
         self._reader.receive(data)
-        if state is not RUNNING:
+        if state is BODY:
+            self._read_body()
+        elif state is not RUNNING:
             self._home.soon(self)
-        elif self._reader.held_bytes > PIPELINED_BYTES_MAX:
+            if len(data) < LARGE_BYTES:  # nearly always
+                return
+        if self._reader.held_bytes > HELD_BYTES_MAX:
             self._held_back = True
             self._transport.pause_reading()
 
@@ -326,6 +333,13 @@ class Connection(asyncio.Protocol):
     def advance(self) -> None:
         """Parse what has come, as far as the next complete request, and have that served."""
         while (state := self.state) is IDLE or state is HEAD or state is BODY:
+            if self._held_back:
+                self._held_back = False
+                self._transport.resume_reading()
+            if self._whole:
+                assert self._request is not None, "an end follows a head"
+                self._serve(self._request)
+                return
             event = self._reader.next_event()
             if type(event) is Admitted and event.body is _BODYLESS:
                 self._serve(event)
@@ -363,6 +377,18 @@ class Connection(asyncio.Protocol):
     def _become(self, state: State) -> None:
         self.state = state
         self.since = self._home.now()
+
+    def _read_body(self) -> None:
+        """At once, and not when all that has come is read: a large body would pile up until then."""
+        while self.state is BODY and not self._whole:
+            event = self._reader.next_event()
+            if event is None:
+                return
+            if event is END:
+                self._whole = True
+                self._home.soon(self)
+            else:
+                self._take(event)
 
     def _wait(self, state: State) -> None:
         """For the rest of a request."""
@@ -402,7 +428,7 @@ class Connection(asyncio.Protocol):
     def _serve(self, request: Admitted) -> None:
         self.state = RUNNING
         self.requests += 1
-        self._continued = False
+        self._continued = self._whole = False
         self._waited_s = 0.0
         if self._home.watches:
             self.since = self._home.now()

@@ -47,6 +47,14 @@ def echo(environ: Environ, start: Start) -> Iterable[bytes]:
     return [body]
 
 
+def add_up(environ: Environ, start: Start) -> Iterable[bytes]:
+    total = 0
+    while block := environ["wsgi.input"].read(1 << 16):
+        total += sum(block)
+    start("200 OK", [])
+    return [b"%d" % total]
+
+
 def shop_only(environ: Environ, start: Start) -> Iterable[bytes]:
     """As Django with its ALLOWED_HOSTS."""
     start("200 OK" if environ["HTTP_HOST"] == "shop.example" else "400 Bad Request", [])
@@ -289,7 +297,7 @@ ANSWERS: dict[str, Callable[[Environ, Start, Headers, list[bytes]], Iterable[byt
 
 PAGES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/": hello, "/gone": gone, "/moved": moved,
-    "/version": version, "/echo": echo, "/dump": dump, "/shop-only": shop_only,
+    "/version": version, "/echo": echo, "/sum": add_up, "/dump": dump, "/shop-only": shop_only,
     "/sleep": sleep, "/gate": gate, "/stream": stream,
     "/lengthy": lengthy, "/marked": marked, "/endless": endless, "/broken-stream": broken_stream, "/raises": raises,
     "/big": big, "/writes": writes,

@@ -395,3 +395,30 @@ def test_early_hints(client: Client) -> None:
     assert client.response().body == b"hinted"
     client.send(b"GET /hints HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
     assert client.response().body == b"hinted", "HTTP/1.0 knows no 1xx"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_large_body_does_not_pile_up(threads: int, chunked: bool) -> None:
+    """However much of it comes at a time: what is not in its file is a few blocks."""
+    size = 64 << 20
+    with stage() as at, at.worker(threads=threads) as worker:
+        worker.accept()
+        at.get("/")
+        before = peak_bytes(worker.pid)
+        with at.connect() as client:
+            framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
+            client.send(f"POST /sum HTTP/1.1\r\nHost: t\r\n{framing}\r\n\r\n".encode())
+            block = b"x" * (1 << 20)
+            for _ in range(size >> 20):
+                client.send(b"%x\r\n%b\r\n" % (len(block), block) if chunked else block)
+            if chunked:
+                client.send(b"0\r\n\r\n")
+            assert client.response().body == b"%d" % (size * ord("x"))
+        assert peak_bytes(worker.pid) - before < 8 << 20
+
+
+def peak_bytes(pid: int) -> int:
+    """VmHWM (proc(5))."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
