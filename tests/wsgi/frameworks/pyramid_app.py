@@ -6,6 +6,7 @@ from typing import Any
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # webob imports `cgi` on Pythons that still have it
+    warnings.simplefilter("ignore", UserWarning)  # Pyramid imports `pkg_resources`, which newer setuptools complain of
     from pyramid.config import Configurator
     from pyramid.httpexceptions import HTTPFound
     from pyramid.request import Request
