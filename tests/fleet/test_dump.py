@@ -24,7 +24,7 @@ def fleet_of(seed: int, steps_s: float) -> Fleet:
     return world.watched.fleet
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SEEDS, st.floats(0.0, 20.0))
 def test_round_trip(seed: int, steps_s: float) -> None:
     fleet = fleet_of(seed, steps_s)
@@ -55,7 +55,7 @@ def damaged(draw: Any) -> dict[str, Any]:
     return dict(damage(data, True))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(damaged())
 def test_missing_and_unknown_keys(data: dict[str, Any]) -> None:
     fleet = Fleet.load(json.loads(json.dumps(data)))
