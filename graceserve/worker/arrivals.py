@@ -1,6 +1,9 @@
 """From the queue of a listener, or from the inbox, to an open connection. Shell; used in a worker's loop.
 
     taken --PROXY header, if one is expected--> opening --TLS handshake, if that is asked for--> a `Connection`
+
+All workers are woken for an arrival, and who is first would often be first for all of them, at a reload above all: so
+who has more connections than another free worker gives that one a moment.
 """
 
 import asyncio
@@ -16,6 +19,7 @@ from graceserve.worker.handoff import hand_over
 from graceserve.worker.preface import Preface
 from graceserve.worker.service import Service
 
+OTHERS_FIRST_S = 0.002  # for a worker with fewer connections to take the next one
 EXHAUSTED_S = 1.0  # no accepting for this long when descriptors or memory ran out
 HANDSHAKE_S_MAX = 3600.0  # of `--head-timeout 0`
 
@@ -35,6 +39,8 @@ class Arrivals:
         self._settled = settled
         self._prefaces: set[Preface] = set()
         self._opening = 0
+        self._defers = True  # once, and then takes the next one all the same
+        self._pause: asyncio.TimerHandle | None = None
 
     @property
     def count(self) -> int:
@@ -52,7 +58,7 @@ class Arrivals:
 
     def resume(self) -> None:
         """There may be room again."""
-        if self._room():
+        if self._pause is None and self._room():
             self._acceptor.resume()
 
     def adopt_rest(self) -> None:
@@ -81,15 +87,27 @@ class Arrivals:
             return
         if self._connections.leave_it_to_others():
             return  # they have been woken, too
+        if self._defers and self._connections.more_than_others(self.count):
+            self._defers = False
+            self._pause_for(OTHERS_FIRST_S)
+            return
+        self._defers = True
         try:
             arrival = self._acceptor.take()
         except OSError as error:
             self._service.log.error("accept-error", reason=str(error), connections=self._connections.count)
-            self._acceptor.pause()
-            self._loop.call_later(EXHAUSTED_S, self.resume)
+            self._pause_for(EXHAUSTED_S)
             return
         if arrival is not None:
             self._adopt(arrival)
+
+    def _pause_for(self, time_s: float) -> None:
+        self._acceptor.pause()
+        self._pause = self._loop.call_later(time_s, self._end_pause)
+
+    def _end_pause(self) -> None:
+        self._pause = None
+        self.resume()
 
     def _adopt(self, arrival: Arrival) -> None:
         expected = self._service.expected

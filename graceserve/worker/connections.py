@@ -36,6 +36,7 @@ DRAIN_SWEEP_S = 0.05  # the same in a drain, where connections are handed over o
 TURN_S = 0.002  # of app calls in a row; from here answers are sent first
 SLOW_S = 0.004  # an app call that takes as long may be followed by others: the answers before it are not to wait
 SLOW_FOR_S = 10.0  # so each is sent before the next call, for this long
+FEWER = 1  # connections that another worker may have less, and this one takes the next all the same
 QUEUED_S = 0.004  # a request that has waited for an app thread as long is passed on, if somebody is free
 
 
@@ -106,6 +107,11 @@ class Connections:
     def leave_it_to_others(self) -> bool:
         """Whether one more would have to wait here, and not elsewhere."""
         return bool(self._waiting) and self._place.others_free
+
+    def more_than_others(self, arriving: int) -> bool:
+        """Whether somebody who is free has clearly fewer, so that the next one had better be theirs."""
+        fewest = self._place.fewest_of_others
+        return fewest is not None and len(self._all) + arriving > fewest + FEWER
 
     def made_of(self, arrival: Arrival) -> Connection:
         """A connection, to be opened."""
@@ -301,6 +307,7 @@ class Connections:
     def opened(self, connection: Connection) -> None:
         """See `Home`."""
         self._all.add(connection)
+        self._place.holds(len(self._all))
         if self._pool is None:
             self.relief.opened(connection)
         if self._sweep is None:
@@ -345,6 +352,7 @@ class Connections:
     def closed(self, connection: Connection) -> None:
         """See `Home`."""
         self._all.discard(connection)
+        self._place.holds(len(self._all))
         self.relief.closed(connection)
         self._changed()
 

@@ -94,6 +94,7 @@ def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, s
     )
     acceptor = Acceptor(listeners, inbox.take, log)
     worker = Worker(service, channel, inbox, acceptor, place)
+    place.enter()  # before a sibling may accept, which would take all that there is from a predecessor
     if not channel.send(WorkerReady(booted.import_s, booted.warmup_s)):
         return 1  # the master is gone
     worker.run()

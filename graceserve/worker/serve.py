@@ -36,7 +36,6 @@ class Worker:
         self._channel = channel
         self._inbox = inbox.put
         self._acceptor = acceptor
-        self._place = place
         self._loop = uvloop.new_event_loop()
         self._connections = Connections(service, self._loop, inbox.put, place, self._settled)
         self._arrivals = Arrivals(service, self._loop, acceptor, self._connections, self._settled)
@@ -175,7 +174,6 @@ class Worker:
         match order:
             case Order.START_ACCEPTING:
                 self._arrivals.start()
-                self._place.enter()
             case Order.STOP_ACCEPTING:
                 self._stop_accepting()
             case Order.SAY_LEAVING:

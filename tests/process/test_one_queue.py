@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import signal
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -354,3 +355,19 @@ def test_who_took_over_is_killed(site: Site, boot: Boot, lines: Lines) -> None:
     busy.ask()
     third.ask()
     assert server.version()["release"] == "41"
+
+
+# --- fair shares
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_connections_are_shared_out(boot: Boot, lines: Lines, threads: str) -> None:
+    """Also at a reload, where they all come at once, and the first worker to wake could take them all."""
+    server = boot("--threads", threads)
+    for _ in range(40):
+        lines.dial(server).ask()
+    for _ in range(3):
+        server.reload_ok()
+        shares = Counter(line.ask() for line in lines.all)
+        assert set(shares) == set(server.worker_pids()) and min(shares.values()) >= 5, shares
+    all_is_well(server, lines)

@@ -49,3 +49,20 @@ def test_more_slots_than_cells_are_no_error() -> None:
     other, far = board.place(1), board.place(100_000)
     far.enter()
     assert other.others_free
+
+
+def test_who_has_the_fewest_connections() -> None:
+    board = Board()
+    one, two, three = (board.place(slot) for slot in (1, 2, 3))
+    assert one.fewest_of_others is None
+    for place, held in ((one, 5), (two, 3), (three, 70_000)):
+        place.enter()
+        place.holds(held)
+    assert (one.fewest_of_others, two.fewest_of_others, three.fewest_of_others) == (3, 5, 3)
+    two.busy()
+    assert one.fewest_of_others == 70_000
+    two.free()
+    two.leave()
+    two.holds(9)
+    board.place(2).enter()
+    assert one.fewest_of_others == 0
