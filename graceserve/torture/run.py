@@ -164,8 +164,9 @@ async def _resolved(plan: Plan) -> Plan:
         raise OperatorError(f"torture {plan.url}: {plan.target.host}: {error.strerror}") from None
     hosts = [str(address[0]) for *_, address in found]
     for host in hosts:
-        with contextlib.suppress(Lost):
-            (await dial(replace(plan.target, host=host))).close()
+        with contextlib.suppress(Lost, TimeoutError):
+            async with asyncio.timeout(plan.timeout_s):
+                (await dial(replace(plan.target, host=host))).close()
             return replace(plan, target=replace(plan.target, host=host))
     return replace(plan, target=replace(plan.target, host=hosts[0]))
 
