@@ -167,6 +167,8 @@ class Connection(asyncio.Protocol):
         self._reader.receive(data)
         if state is BODY:
             self._read_body()
+            if self.state is LAST:  # refused: what still comes is to be read, and dropped
+                return
         elif state is not RUNNING:
             self._home.soon(self)
             if len(data) < LARGE_BYTES:  # nearly always

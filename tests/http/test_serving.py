@@ -418,6 +418,17 @@ def test_a_large_body_does_not_pile_up(threads: int, chunked: bool) -> None:
         assert peak_bytes(worker.pid) - before < 8 << 20
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_who_is_refused_may_send_to_the_end(threads: int) -> None:
+    """All of it is read, and dropped: a client that can't send does not come to read its 413."""
+    with stage() as at, at.worker(threads=threads, limit_request_body=100_000) as worker, at.connect() as client:
+        worker.accept()
+        client.send(b"POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.send(b"2000\r\n%b\r\n" % (b"x" * 0x2000) * 2000 + b"0\r\n\r\n")
+        answer = client.response()
+        assert (answer.status, answer.complete) == (413, True)
+
+
 def peak_bytes(pid: int) -> int:
     """VmHWM (proc(5))."""
     [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
