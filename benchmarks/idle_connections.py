@@ -55,8 +55,7 @@ class Row:
 
 def main() -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    peers.add_options(parser)
+    parser = peers.command_line(__doc__)
     parser.add_argument("--connections", type=int, default=10_000)
     options = parser.parse_args()
     peers.raise_fd_limit(options.connections + 1000)

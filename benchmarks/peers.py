@@ -288,14 +288,23 @@ class Arena:
                 print(f"{plan.name}: not installed: skipped")
         return [plan for plan in wanted if self.find(plan.program) is not None]
 
+    def chosen(self, plans: Iterable[Plan], options: argparse.Namespace) -> list[Plan]:
+        """`installed`, as the options say, and all of them announced."""
+        found = self.installed(plans, names(options))
+        for plan in found:
+            self.announce(plan)
+        return found
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that all comparing benchmarks have."""
+
+def command_line(doc: str | None) -> argparse.ArgumentParser:
+    """With the options that all comparing benchmarks have."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers-venv", metavar="DIR", default="", help="a venv with the other servers")
     parser.add_argument("--only", metavar="NAMES", default="", help="comma-separated names of servers or programs")
     parser.add_argument("--json", metavar="FILE", default="", help="write the rows there, too")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--load-core", type=int, default=1, help="where this script and its load run")
+    return parser
 
 
 def names(options: argparse.Namespace) -> set[str]:

@@ -91,8 +91,7 @@ class Row:
 
 def main() -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    peers.add_options(parser)
+    parser = peers.command_line(__doc__)
     parser.add_argument("--imports", default="0.3,3", metavar="SECONDS", help="comma-separated")
     parser.add_argument("--burn", action="store_true", help="the import takes CPU")
     parser.add_argument("--reloads", type=int, default=20)
@@ -104,9 +103,7 @@ def main() -> int:
     options = parser.parse_args()
     imports = [float(text) for text in options.imports.split(",")]
     with peers.arena(options) as scene:
-        plans = scene.installed(PLANS, peers.names(options))
-        for plan in plans:
-            scene.announce(plan)
+        plans = scene.chosen(PLANS, options)
         rows = [row for import_s in imports for plan in plans for row in _measure(scene, plan, import_s, options)]
     peers.write_json(options.json, [asdict(row) for row in rows])
     for import_s in imports:

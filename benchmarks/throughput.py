@@ -99,17 +99,14 @@ class Row:
 
 def main() -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    peers.add_options(parser)
+    parser = peers.command_line(__doc__)
     parser.add_argument("--apps", default="hello,flask,django")
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=32)
     options = parser.parse_args()
     with peers.arena(options) as scene:
-        plans = scene.installed(PLANS, peers.names(options))
-        for plan in plans:
-            scene.announce(plan)
+        plans = scene.chosen(PLANS, options)
         rows = list(_rounds(scene, plans, options))
     peers.write_json(options.json, [asdict(row) for row in rows])
     peers.tell_quiet(row.used.others for row in rows)

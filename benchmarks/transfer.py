@@ -47,15 +47,12 @@ class Row:
 
 def main() -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    peers.add_options(parser)
+    parser = peers.command_line(__doc__)
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with peers.arena(options) as scene:
-        plans = scene.installed(PLANS, peers.names(options))
-        for plan in plans:
-            scene.announce(plan)
+        plans = scene.chosen(PLANS, options)
         path = os.path.join(scene.room, "gigabyte")
         _make_file(path, options.megabytes)
         rows = list(_rounds(scene, plans, path, options))

@@ -137,14 +137,22 @@ def _next(found: Found, deadline: float | None) -> m.Message | None:
         if not poll.poll(wait_ms):
             raise OperatorError(f"the master (pid {found.pid}) does not answer; look at its log")
         try:
-            received = found.channel.receive()
-        except (BlockingIOError, WireError):
+            return received(found)
+        except BlockingIOError:
             continue
-        if received is None:
-            return None
-        message, fds = received
-        close_all(fds)
-        return message
+
+
+def received(found: Found) -> m.Message | None:
+    """What has come, None at end-of-file. Raises `BlockingIOError` if that is nothing, or noise."""
+    try:
+        got = found.channel.receive()
+    except WireError:
+        raise BlockingIOError from None
+    if got is None:
+        return None
+    message, fds = got
+    close_all(fds)
+    return message
 
 
 def _no_answer(message: m.Message | None, complain: Say) -> Exit:

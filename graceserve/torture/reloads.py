@@ -6,13 +6,12 @@ import signal
 import time
 from typing import Protocol
 
-from graceserve.client import Found, find, pid_of
-from graceserve.errors import OperatorError, WireError
+from graceserve.client import Found, find, pid_of, received
+from graceserve.errors import OperatorError
 from graceserve.status_text import told_text
 from graceserve.torture.options import Plan
 from graceserve.torture.tally import Verdict
 from graceserve.wire import messages as m
-from graceserve.wire.channel import close_all
 
 COMMAND_S_MAX = 600.0
 _OUTPUT_CHARS_MAX = 300
@@ -171,13 +170,9 @@ async def _next(found: Found) -> m.Message | None:
         finally:
             loop.remove_reader(found.channel.fileno())
         try:
-            received = found.channel.receive()
-        except (BlockingIOError, WireError):
+            return received(found)
+        except BlockingIOError:
             continue
-        if received is None:
-            return None
-        close_all(received[1])
-        return received[0]
 
 
 def _signals(pid: int) -> set[int] | None:

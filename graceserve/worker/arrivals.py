@@ -13,6 +13,7 @@ from collections.abc import Callable
 from graceserve.wire.channel import Channel
 from graceserve.worker.accept import Acceptor
 from graceserve.worker.arrival import Arrival
+from graceserve.worker.connection import Connection
 from graceserve.worker.connections import Connections
 from graceserve.worker.drive import drive
 from graceserve.worker.handoff import hand_over
@@ -133,7 +134,7 @@ class Arrivals:
         tls = self._service.tls if arrival.fresh else None
         arrival.route.secure = tls is not None
         self._service.environs.welcome(arrival.route)
-        connection = self._connections.made_of(arrival)
+        connection = Connection(self._connections, arrival)
         handshake_s = min(self._service.patience.head_s, HANDSHAKE_S_MAX) if tls is not None else None
         self._opening += 1
         drive(

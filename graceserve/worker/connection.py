@@ -61,7 +61,7 @@ class Home(Protocol):
     watches: bool  # tell it whenever a request is `served`
 
     def now(self) -> float:
-        """The loop's monotonic clock, seconds."""
+        """A monotonic clock, seconds."""
 
     def reader(self) -> Reader:
         """For a new connection."""
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
             self._waited_s = arrival.waited_s
         else:
             self.since -= arrival.waited_s
-        self._request: Admitted | None = None  # whose body is being read, or that waits for an app thread
+        self._request: Admitted | None = None  # whose body is being read, or that was taken back
         self._spool: Spool | None = None
         self._run: Run | None = None
         self._file: FilePart | None = None  # waits for the transport to be empty
@@ -258,8 +258,7 @@ class Connection(asyncio.Protocol):
         self.state = IDLE
         self.since = self._home.now()
         if self._held_back:
-            self._held_back = False
-            self._transport.resume_reading()
+            self._read_on()
         if self._reader.held or self._eof:
             self._home.soon(self)  # not at once: other connections have their turn first
         elif self._home.draining:
@@ -336,13 +335,8 @@ class Connection(asyncio.Protocol):
         """Parse what has come, as far as the next complete request, and have that served."""
         while (state := self.state) is IDLE or state is HEAD or state is BODY:
             if self._held_back:
-                self._held_back = False
-                self._transport.resume_reading()
-            if self._whole:
-                assert self._request is not None, "an end follows a head"
-                self._serve(self._request)
-                return
-            event = self._reader.next_event()
+                self._read_on()
+            event = END if self._whole else self._reader.next_event()
             if type(event) is Admitted and event.body is _BODYLESS:
                 self._serve(event)
                 return
@@ -375,6 +369,10 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
 
     # --- steps
+
+    def _read_on(self) -> None:
+        self._held_back = False
+        self._transport.resume_reading()
 
     def _become(self, state: State) -> None:
         self.state = state
@@ -468,7 +466,7 @@ class Connection(asyncio.Protocol):
             return
         self._transport.write_eof()
         if self._held_back:
-            self._transport.resume_reading()
+            self._read_on()
 
     def _cut(self, *, reset: bool) -> None:
         """The client must not take for complete what it has. Without a length or chunks only a reset can tell it."""

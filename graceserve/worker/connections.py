@@ -12,12 +12,10 @@ from io import BytesIO
 from time import monotonic
 
 from graceserve.wire.channel import Channel
-from graceserve.worker.arrival import Arrival
 from graceserve.worker.board import Place
 from graceserve.worker.connection import Connection
 from graceserve.worker.filesend import FileSender
 from graceserve.worker.filewrapper import FilePart
-from graceserve.worker.handoff import hand_over
 from graceserve.worker.http.memo import Memo
 from graceserve.worker.http.policy import Admitted
 from graceserve.worker.http.reader import Reader
@@ -50,7 +48,6 @@ class Connections:
         """`changed`: there may be room now, or nothing left."""
         self._service = service
         self._loop = loop
-        self._inbox = inbox
         self._place = place
         self._changed = changed
         self.now = monotonic
@@ -113,15 +110,9 @@ class Connections:
         fewest = self._place.fewest_of_others
         return fewest is not None and len(self._all) + arriving > fewest + FEWER
 
-    def made_of(self, arrival: Arrival) -> Connection:
-        """A connection, to be opened."""
-        return Connection(self, arrival)
-
     def drain(self, terms: Terms) -> None:
         """Apply these to each connection now, and again until none is left."""
         self._terms = terms
-        if terms.way is Way.STOP:
-            self.relief.end()
         self.draining = self._gateway.draining = self._secure_gateway.draining = True
         self._part_with_queue()
         for connection in tuple(self._all):
@@ -140,28 +131,24 @@ class Connections:
 
     # --- a drain
 
-    def _part_with(self, connection: Connection) -> bool:
-        """What becomes of a connection in a drain. Whether it is somebody else's now."""
+    def _part_with(self, connection: Connection) -> None:
+        """What becomes of a connection in a drain: it is somebody else's, or closed, or stays for now."""
         terms = self._terms
-        if terms is None:
-            return False
-        if terms.way is Way.HAND_OVER and connection.movable and self._hand_over(connection):
-            return True
+        if terms is None or (terms.way is Way.HAND_OVER and connection.movable and self._hand_over(connection)):
+            return
         if connection.at_rest and terms.closes(connection.since, self.now()):
             connection.close_idle()
-        return False
 
     def _hand_over(self, connection: Connection) -> bool:
         now = self.now()
         if now < self._inbox_again:
             return False
-        if not hand_over(connection.arrival(), self._inbox):
+        if not self.relief.move(connection):
             self._inbox_again = now + DRAIN_SWEEP_S / 2
             if self._inbox_full_since is None and self.draining:
                 self._inbox_full_since = now
             return False
         self._inbox_full_since = None
-        self.relief.give_up(connection)
         connection.let_go()
         return True
 
@@ -214,10 +201,15 @@ class Connections:
 
     def soon(self, connection: Connection) -> None:
         """See `Home`."""
-        if not self._advances:
-            self._advances = True
-            self._loop.call_soon(self._advance)
         self._waiting.append(connection)
+        if not self._advances:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """As long as somebody waits. Also behind a bug: that costs one connection, and not all those behind it."""
+        self._advances = bool(self._waiting)
+        if self._advances:
+            self._loop.call_soon(self._advance)
 
     def _advance_threads(self) -> None:
         """Have the app's threads serve those whose bytes have come."""
@@ -229,9 +221,7 @@ class Connections:
             while waiting:
                 waiting.popleft().advance()
         finally:
-            self._advances = bool(waiting)
-            if waiting:  # a bug; it costs one connection, and not all those behind it
-                self._loop.call_soon(self._advance)
+            self._go_on()
         assert self._pool is not None
         self._show_room(self._pool)
 
@@ -253,9 +243,7 @@ class Connections:
                     break
                 before = now
         finally:
-            self._advances = bool(waiting)
-            if waiting:
-                self._loop.call_soon(self._advance)
+            self._go_on()
 
     # --- app threads
 

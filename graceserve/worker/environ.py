@@ -78,7 +78,7 @@ class Environs:
         """Prepare for the requests of a connection."""
         route.trusted = bool(self._believed) and self._trust.covers(route.peer.address)
         route.port = str(route.peer.port) if route.peer.port else ""
-        key = route.site, route.secure, route.trusted, not route.port  # `_prepare` relies on it
+        key = route.site, route.secure, route.trusted, not route.port  # `_reroute` relies on it
         if key not in self._bases:
             scheme = "https" if route.secure else "http"
             self._bases[key] = {

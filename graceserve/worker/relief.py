@@ -115,20 +115,21 @@ class Relief:
         return not stay
 
     def _pass(self, connection: Connection) -> bool:
-        if not hand_over(connection.arrival(), self._inbox):
-            return False
-        self.give_up(connection)
-        self._passed.append(connection)
-        return True
+        taken = self.move(connection)
+        if taken:
+            self._passed.append(connection)
+        return taken
 
     # --- both
 
-    def give_up(self, connection: Connection) -> None:
-        """Somebody else holds it: neither its bytes nor its end are this process's any more.
+    def move(self, connection: Connection) -> bool:
+        """Whether the inbox took it. Then neither its bytes nor its end are this process's any more.
 
         On the loop thread `let_go` has to be the next thing that happens to it: libuv aborts the process if it is to
         change what it waits for with a descriptor that is not in its epoll any more.
         """
+        if not hand_over(connection.arrival(), self._inbox):
+            return False
         connection.moved()
         fd = connection.fd
         self._by_fd.pop(fd, None)
@@ -136,6 +137,7 @@ class Relief:
         if self._loop_epoll is not None:
             _unregister(self._loop_epoll, fd)
             os.dup2(self._silence[0].fileno(), fd, inheritable=False)
+        return True
 
 
 def _epoll_of(loop: asyncio.AbstractEventLoop) -> select.epoll | None:

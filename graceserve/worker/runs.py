@@ -225,9 +225,6 @@ class ThreadRun:
     def _turns(self) -> None:
         exchange = self._exchange
         piece = None if self._abandoned else exchange.pull()
-        if exchange.outcome is not OPEN:  # most are complete with their first piece, and closed
-            self._pool.tell(self._ended, piece)
-            return
         while exchange.outcome is OPEN and piece is not None:
             if isinstance(piece, FilePart):
                 self._pool.tell(self._send_file, piece)
@@ -235,9 +232,10 @@ class ThreadRun:
             if not self._put(piece):
                 break
             piece = exchange.pull()
-        last = piece if isinstance(piece, bytes) and exchange.outcome is not OPEN else None
-        exchange.close()
-        self._pool.tell(self._ended, last)
+        if exchange.outcome is OPEN:  # nobody reads any more
+            exchange.close()
+            piece = None
+        self._pool.tell(self._ended, piece)
 
     def _put(self, piece: bytes) -> bool:
         """Whether anybody still reads. Waits while the client is slow; its death, or the write timeout, ends that."""

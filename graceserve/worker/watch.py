@@ -3,9 +3,9 @@
 The loop thread counts: `turn` is odd while the app is called, and only then: no connection but the app's is in a state
 between two. A turn that goes on for long is one that holds everybody else up; the guard then may touch what belongs to
 the loop thread, until the turn ends: read other connections, change their state, and put something else in the place
-of their descriptors, but never have their transports do anything. Two stores decide who is first,
-in an order that the interpreter's lock makes one for both threads: the guard sets `touched` and then looks at `turn`,
-the loop thread counts on and then looks at `touched`. So a turn costs the loop thread no lock and no system call.
+of their descriptors, but never have their transports do anything. Two stores decide who is first, in an order that the
+interpreter's lock makes one for both threads: the guard sets `touched` and then looks at `turn`, the loop thread counts
+on and then looks at `touched`. So a turn costs the loop thread no lock and no system call.
 """
 
 import os

@@ -13,7 +13,7 @@ here. Lines and blocks are kept when they come again, not before: what differs e
 was not used for a while is forgotten by generations: the older half goes when the younger one is full.
 """
 
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from graceserve.worker.http.policy import KEEP_ALIVE, PLAIN_BUT_KNOWN, Admitted, Alike, admit_line, environ_key
 from graceserve.worker.http.port import Limits
@@ -28,39 +28,54 @@ SEEN_MAX = 1024  # hashes of blocks, and of lines, that have come once
 
 Known: TypeAlias = tuple[Alike, dict[bytes, Admitted]]  # and the latest of them, by their request lines
 Pair: TypeAlias = tuple[str, str]  # the environ key and the value of a field
+T = TypeVar("T")
 
 
-class _Blocks(dict[bytes, Known]):
-    """The younger ones."""
+class _Recent(dict[bytes, T]):
+    """The younger ones of what was asked for lately, and `older` ones; `limit` of each at most."""
 
-    def __init__(self) -> None:
-        self.older: dict[bytes, Known] = {}
+    def __init__(self, limit: int) -> None:
+        self.older: dict[bytes, T] = {}
+        self._limit = limit
         self._seen: set[int] = set()
+
+    def keep(self, key: bytes, value: T) -> None:
+        """As the youngest."""
+        if len(self) >= self._limit:
+            self.older = dict(self)
+            self.clear()
+        self[key] = value
+
+    def came_again(self, key: bytes) -> bool:
+        """Whether it has come before."""
+        number, seen = hash(key), self._seen
+        if number in seen:
+            return True
+        if len(seen) >= SEEN_MAX:
+            seen.clear()
+        seen.add(number)
+        return False
+
+
+class _Blocks(_Recent[Known]):
+    """Fields as a whole."""
 
     def came(self, block: bytes, admitted: Admitted) -> None:
         """Keep it, if it has come before."""
-        if _again(self._seen, block) and len(block) <= BLOCK_BYTES_MAX:
+        if self.came_again(block) and len(block) <= BLOCK_BYTES_MAX:
             self.keep(block, (Alike(admitted), {}))
 
-    def keep(self, block: bytes, known: Known) -> None:
-        """As the youngest."""
-        if len(self) >= BLOCKS_MAX:
-            self.older = dict(self)
-            self.clear()
-        self[block] = known
 
+class _Fields(_Recent[Pair]):
+    """Field lines. `KeyError` for a line of which nothing is known."""
 
-class _Fields(dict[bytes, Pair]):
-    """The younger field lines. `KeyError` for a line of which nothing is known."""
-
-    def __init__(self) -> None:
-        self._older: dict[bytes, Pair] = {}
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
         self._names: dict[str, str] = {}
-        self._seen: set[int] = set()
         self.new = False  # a line has not come before; whoever asks sets it back
 
     def __missing__(self, line: bytes) -> Pair:
-        pair = self._older.get(line)
+        pair = self.older.get(line)
         if pair is None:
             if not line.isascii():
                 raise KeyError
@@ -68,18 +83,12 @@ class _Fields(dict[bytes, Pair]):
             if not (colon and value.isprintable() and value == value.strip(" ")):
                 raise KeyError
             pair = self._names[name], value
-            number, seen = hash(line), self._seen  # as in `_again`, whose call would be felt here
-            if number not in seen:
-                if len(seen) >= SEEN_MAX:
-                    seen.clear()
-                seen.add(number)
+            if not self.came_again(line):
                 self.new = True
                 return pair
             if len(line) > LINE_BYTES_MAX:
                 return pair
-        if len(self) >= FIELDS_MAX:
-            self._age()
-        self[line] = pair
+        self.keep(line, pair)
         return pair
 
     def learn(self, line: bytes, variables: dict[str, str]) -> bool:
@@ -94,15 +103,9 @@ class _Fields(dict[bytes, Pair]):
             self._names[name.decode("ascii")] = key
         elif key != "HTTP_HOST" and not (key == "HTTP_CONNECTION" and value.lower() == KEEP_ALIVE):
             return False
-        if _again(self._seen, line) and len(line) <= LINE_BYTES_MAX:
-            if len(self) >= FIELDS_MAX:
-                self._age()
-            self[line] = key, value
+        if self.came_again(line) and len(line) <= LINE_BYTES_MAX:
+            self.keep(line, (key, value))
         return True
-
-    def _age(self) -> None:
-        self._older = dict(self)
-        self.clear()
 
 
 class Memo:
@@ -113,8 +116,8 @@ class Memo:
     def __init__(self, limits: Limits, head_bytes_max: int = 1 << 30) -> None:
         self.head_bytes_max = min(head_bytes_max, limits.unsuspicious_bytes)  # `recall` is not to be asked for more
         self._fields_max = limits.fields_max
-        self._blocks = _Blocks()
-        self._fields = _Fields()
+        self._blocks = _Blocks(BLOCKS_MAX)
+        self._fields = _Fields(FIELDS_MAX)
         self._pair_of = self._fields.__getitem__
 
     def recall(self, raw: bytes) -> Admitted | None:
@@ -173,14 +176,3 @@ class Memo:
         known = [self._fields.learn(text, admitted.variables) for text in block.split(b"\r\n")[:-2]]
         if not (admitted.keep_alive and all(known)):  # else it is known by its fields, until it comes again
             self._blocks.came(block, admitted)
-
-
-def _again(seen: set[int], data: bytes) -> bool:
-    """Whether it has come before."""
-    number = hash(data)
-    if number in seen:
-        return True
-    if len(seen) >= SEEN_MAX:
-        seen.clear()
-    seen.add(number)
-    return False
