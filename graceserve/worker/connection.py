@@ -165,13 +165,13 @@ class Connection(asyncio.Protocol):
         if state is LAST or state is MOVED:
             return
         self._reader.receive(data)
-        if state is BODY:
-            self._read_body()
-            if self.state is LAST:  # refused: what still comes is to be read, and dropped
-                return
-        elif state is not RUNNING:
+        if state is IDLE or state is HEAD:
             self._home.soon(self)
             if len(data) < LARGE_BYTES:  # nearly always
+                return
+        elif state is BODY:
+            self._read_body()
+            if self.state is LAST:  # refused: what still comes is to be read, and dropped
                 return
         if self._reader.held_bytes > HELD_BYTES_MAX:
             self._held_back = True

@@ -23,7 +23,7 @@ from graceserve.worker.journal import Journal
 from graceserve.worker.lifecycle import Terms, Way
 from graceserve.worker.pool import Pool
 from graceserve.worker.relief import Relief
-from graceserve.worker.runs import ThreadRun, run_inline
+from graceserve.worker.runs import Inline, ThreadRun
 from graceserve.worker.service import Service
 from graceserve.worker.spool import Spool
 from graceserve.worker.wsgi import Exchange, Gateway
@@ -31,9 +31,11 @@ from graceserve.worker.wsgi import Exchange, Gateway
 SWEEP_S = 1.0  # how often time limits are looked at, while there are connections
 SWEEP_SLICE = 500  # connections looked at in one go: about half a millisecond
 DRAIN_SWEEP_S = 0.05  # the same in a drain, where connections are handed over or closed
-TURN_S = 0.002  # of app calls in a row; from here answers are sent first
-SLOW_S = 0.004  # an app call that takes as long may be followed by others: the answers before it are not to wait
-SLOW_FOR_S = 10.0  # so each is sent before the next call, for this long
+TURN_S = 0.002  # of app calls in a row; then what has come in between is read
+TOGETHER_S = 0.0005  # so long an answer waits for those behind it, to be sent with them
+SLOW_S = 0.01  # an app call that takes as long may be followed by others: the answers before it are not to wait
+SLOW_TIMES = 100  # so each is sent before the next call, for as many times as long,
+SLOW_FOR_S_MAX = 10.0  # at most
 FEWER = 1  # connections that another worker may have less, and this one takes the next all the same
 QUEUED_S = 0.004  # a request that has waited for an app thread as long is passed on, if somebody is free
 
@@ -58,8 +60,10 @@ class Connections:
         self.watches = self._journal is not None
         self.patience = service.patience
         self.requests = 0  # begun
-        self._gateway = Gateway(service.app, service.log, self._announces_close)
-        self._secure_gateway = Gateway(service.app, service.log, self._is_draining)  # TLS can't be handed over
+        self._gateway = Gateway(service.app, service.log, self._announces_close, keeps_environ=self.watches)
+        self._secure_gateway = Gateway(  # TLS can't be handed over
+            service.app, service.log, self._is_draining, keeps_environ=self.watches
+        )
         self._memo = Memo(service.limits)
         self._make_environ = service.environs.make
         self._waiting: deque[Connection] = deque()  # to be served
@@ -70,7 +74,7 @@ class Connections:
         self._queue_check: asyncio.TimerHandle | None = None
         self._saturated = False  # as the siblings see it
         self.relief = Relief(loop, inbox, place, self._waiting)
-        self._watch = self.relief.watch
+        self._inline = Inline(loop, self.relief.watch)
         self._sweep: asyncio.TimerHandle | None = None
         self._unswept: list[Connection] = []
         self.draining = False  # there are terms
@@ -207,7 +211,7 @@ class Connections:
 
     def _go_on(self) -> None:
         """As long as somebody waits. Also behind a bug: that costs one connection, and not all those behind it."""
-        self._advances = bool(self._waiting)
+        self._advances = bool(self._waiting) or not self._inline.idle
         if self._advances:
             self._loop.call_soon(self._advance)
 
@@ -226,22 +230,27 @@ class Connections:
         self._show_room(self._pool)
 
     def _advance_inline(self) -> None:
-        """Serve those whose bytes have come. The loop sends what they are answered when this is over, therefore it
-        does not go on for long: where the app takes its time, each answer leaves at once."""
+        """Serve those whose bytes have come, and send what they are answered in between, at the latest in the end."""
         if self.draining:
             self._part_with_waiting()
-        waiting = self._waiting
+        waiting, inline = self._waiting, self._inline
         before = monotonic()
-        until = before + TURN_S if before > self._slow_until else before
+        turn_s = before + TURN_S
+        send_s = before + TOGETHER_S if before > self._slow_until else before
         try:
             for _ in range(len(waiting)):
                 waiting.popleft().advance()
                 now = monotonic()
-                if now > until:
+                if now > send_s:
                     if now - before > SLOW_S:
-                        self._slow_until = now + SLOW_FOR_S
-                    break
+                        self._slow_until = max(self._slow_until, now + min(SLOW_TIMES * (now - before), SLOW_FOR_S_MAX))
+                    inline.send()
+                    if now > turn_s:
+                        break
+                    now = monotonic()
+                    send_s = now + TOGETHER_S if now > self._slow_until else now
                 before = now
+            inline.send()
         finally:
             self._go_on()
 
@@ -316,9 +325,7 @@ class Connections:
             exchange.gateway = self._secure_gateway
         pool = self._pool
         if pool is None:
-            inline = run_inline(connection, exchange, self._loop, self._watch)
-            if inline is not None:
-                connection.running(inline)
+            self._inline.call(connection, exchange)
             return
         run = ThreadRun(connection, exchange, pool, self._begun_s)
         pool.submit(run)

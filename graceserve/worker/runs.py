@@ -5,6 +5,7 @@ before. Each request runs in a context of its own, so that context variables don
 """
 
 import asyncio
+from collections import deque
 from contextvars import Context, copy_context
 from typing import Protocol
 
@@ -36,6 +37,9 @@ class Client(Protocol):
     def send_file(self, part: FilePart) -> None:
         """Send it from its file, behind what is buffered. `full` until that is done."""
 
+    def running(self, run: "Run") -> None:
+        """The exchange takes more than one go."""
+
     def finished(self, exchange: Exchange) -> None:
         """The exchange has ended, and its iterable is closed."""
 
@@ -50,34 +54,62 @@ class Run(Protocol):
         """The client is gone; `Client.finished` follows when the app has let go."""
 
 
-def run_inline(
-    client: Client, exchange: Exchange, loop: asyncio.AbstractEventLoop, watch: Watch
-) -> "InlineRun | None":
-    """On the loop thread: nothing else happens in the worker while the app computes (`--threads 1`).
+class Inline:
+    """The app on the loop thread: nothing else happens in the worker while it computes (`--threads 1`).
 
-    Most responses are complete with their first piece, and then there is nothing left to be run.
+    What it answers is kept until `send`: what is sent in one go, without the app in between, wakes the other end once,
+    and not each time (in a virtual machine 10 us each), and leaves the caches to the app. Until then the connection is
+    not idle, so that nobody moves it.
     """
-    exchange.writer = client
-    context = copy_context()
-    if client.full:  # what the client was sent before is not read yet: the app has time
-        return InlineRun(client, exchange, loop, context, watch)
-    watch.turn += 1  # as `Watch.run`, whose call would be felt here
-    if watch.asleep:
-        watch.wake()
-    try:
-        piece = context.run(exchange.pull)
-    finally:
-        watch.turn += 1
-    if watch.touched:
-        watch.settle()
-    if exchange.outcome is not OPEN:
-        if piece is not None:
-            client.send(piece)  # type: ignore[arg-type]  # a `FilePart` is never the last
-        client.finished(exchange)
-        return None
-    run = InlineRun(client, exchange, loop, context, watch)
-    run.go_on(piece)
-    return run
+
+    __slots__ = ("_loop", "_sent", "_unsent", "_watch")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, watch: Watch) -> None:
+        self._loop = loop
+        self._watch = watch
+        self._unsent: deque[tuple[Client, Exchange, Context, Piece | None]] = deque()
+        self._sent: deque[InlineRun] = deque()  # but there is more to come, or the iterable wants to be closed
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything is sent."""
+        return not self._unsent and not self._sent
+
+    def call(self, client: Client, exchange: Exchange) -> None:
+        """Up to the first piece, which is all of most responses."""
+        exchange.writer = client
+        context = copy_context()
+        if client.full:  # what the client was sent before is not read yet: the app has time
+            client.running(InlineRun(client, exchange, self._loop, context, self._watch))
+            return
+        watch = self._watch
+        watch.turn += 1  # as `Watch.run`, whose call would be felt here
+        if watch.asleep:
+            watch.wake()
+        try:
+            piece = context.run(exchange.pull)
+        finally:
+            watch.turn += 1
+        if watch.touched:
+            watch.settle()
+        self._unsent.append((client, exchange, context, piece))
+
+    def send(self) -> None:
+        """The first pieces of all, and then what there is to do behind each. In this order: an app's `close` may take
+        its time. To be called again if it raises (a bug), for those behind that one."""
+        unsent, sent = self._unsent, self._sent
+        while unsent:
+            client, exchange, context, piece = unsent.popleft()
+            if piece is not None:
+                client.send(piece)  # type: ignore[arg-type]  # a `FilePart` is never the first
+            if exchange.outcome is OPEN:
+                run = InlineRun(client, exchange, self._loop, context, self._watch)
+                client.running(run)
+                sent.append(run)
+            else:
+                client.finished(exchange)
+        while sent:
+            sent.popleft().go_on()
 
 
 class InlineRun:
@@ -108,14 +140,12 @@ class InlineRun:
             self._watch.run(self._context, exchange.close)
             self._end(exchange)
 
-    def go_on(self, piece: Piece | None) -> None:
-        """Behind this piece."""
-        self._send(piece)
-        if not self._client.full:
-            self.resume()
-
     def _pump(self) -> None:
         self._scheduled = False
+        self.go_on()
+
+    def go_on(self) -> None:
+        """As far as the client takes it."""
         exchange = self._exchange
         if exchange is not None and not self._client.full:
             if self._watch.run(self._context, self._turn, exchange):

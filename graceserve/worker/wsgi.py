@@ -52,6 +52,7 @@ class Outcome(Enum):
 
 
 COPIED_BYTES_MAX = 65_536  # a longer body is sent as the app's own object: a thousand slow readers may share it
+_NO_ENVIRON: dict[str, Any] = {}
 OPEN, COMPLETE, BROKEN = Outcome  # a member looked up in its class takes 100 ns on Python 3.11
 _LENGTH = Framing.LENGTH
 
@@ -64,6 +65,7 @@ class Gateway:
     log: Log
     close_now: Callable[[], bool]
     draining: bool = False  # only the worker sets it
+    keeps_environ: bool = True  # it is looked at when the app has let go of it; else what it holds is free at once
 
 
 class Exchange:
@@ -136,7 +138,7 @@ class Exchange:
         self._closed = True
         result = self._result
         self._result = self._iterator = None
-        self.environ.pop("wsgi.early_hints", None)  # a cycle otherwise
+        self._part_with_environ()
         if type(result) is list:
             return
         try:
@@ -145,6 +147,13 @@ class Exchange:
                 close()
         except BaseException as error:
             self._log_error("app-close-error", error)
+
+    def _part_with_environ(self) -> None:
+        """It holds this exchange."""
+        if self.gateway.keeps_environ:
+            self.environ.pop("wsgi.early_hints", None)
+        else:
+            self.environ = _NO_ENVIRON
 
     # --- the app's side
 
@@ -192,7 +201,7 @@ class Exchange:
         if not second <= now_s < second + 1:
             _, begun, head = self._written.date(now_s)
         self.outcome, self.body_bytes, self._head_sent = COMPLETE, size, True
-        self.environ.pop("wsgi.early_hints", None)
+        self._part_with_environ()
         return head + data if length is not None else begun + length_end(size) + data
 
     def _whole(self, result: Sequence[bytes]) -> Piece | None:

@@ -20,7 +20,7 @@ from graceserve.worker.http.policy import Admitted
 from graceserve.worker.http.port import Limits
 from graceserve.worker.http.reader import Reader
 from graceserve.worker.patience import Pace, Patience
-from graceserve.worker.runs import run_inline
+from graceserve.worker.runs import Inline
 from graceserve.worker.spool import Spool
 from graceserve.worker.watch import Watch
 from graceserve.worker.wsgi import Exchange, Gateway, Outcome
@@ -42,7 +42,7 @@ class Desk:
         self.over = False
         self.refusals: list[int] = []
         self.heads = heads("auto")
-        self.watch = Watch(lambda: None)
+        self.inline = Inline(self.loop, Watch(lambda: None))
         self.environs = Environs(constants(1, 1, None, None, FileWrapper), Trust.of(""), frozenset())
         self.gateway = Gateway(app, Log(), bool)
         ours, self.client = socket.socketpair()
@@ -60,9 +60,8 @@ class Desk:
 
     def serve(self, connection: Connection, request: Admitted, spool: Spool | None) -> None:
         made = self.environs.make(request, spool and spool.rewound(), 0, connection.route)
-        run = run_inline(connection, Exchange(self.gateway, request, made), self.loop, self.watch)
-        if run is not None:
-            connection.running(run)
+        self.inline.call(connection, Exchange(self.gateway, request, made))
+        self.inline.send()
 
     def send_file(self, connection: Connection, part: FilePart) -> FileSender:
         return FileSender(self.loop, connection.sock, part, connection.file_sent)
