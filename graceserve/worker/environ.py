@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from graceserve.worker.forwarded import NOTHING, Told, Trust, read
+from graceserve.worker.forwarded import NOTHING, Told, Trust, client_of, read
 from graceserve.worker.http.policy import Admitted, Alike, Body
 
 _CHUNKED = Body.CHUNKED  # a member looked up in its class takes 100 ns on Python 3.11
@@ -89,40 +89,50 @@ class Environs:
 
     def make(self, request: Admitted, body: Any, body_bytes: int, route: Route) -> dict[str, Any]:
         """`body` is the input, `body_bytes` how much is in it (known of a chunked body, too: it was read in full)."""
-        alike = request.alike
-        if alike is None or self._script_name:
+        alike, own = request.alike, request.own
+        if alike is None or self._script_name or (own is not None and self._decides(own)):
             return self._make(request, body, body_bytes, route)
-        if alike.route is not route:
-            self._reroute(alike, request, route)
-        model = alike.environ
-        if alike.latest is not request:
-            alike.latest = request
-            variables = request.variables
-            model["REQUEST_METHOD"] = variables["REQUEST_METHOD"]
-            model["RAW_URI"] = model["REQUEST_URI"] = variables["RAW_URI"]
-            model["PATH_INFO"] = variables["PATH_INFO"]
-            model["QUERY_STRING"] = variables["QUERY_STRING"]
-        made = model.copy()
+        if alike.base is not route.base:
+            self._rebase(alike, request, route)
+        if own is None:
+            if alike.latest is not request:
+                alike.latest = request
+                alike.environ.update(request.variables)
+            made = alike.environ.copy()
+        else:
+            made = alike.environ.copy()
+            made.update(request.variables)
+            made.update(own)
+        if not alike.tells_peer:
+            made["REMOTE_ADDR"] = route.peer.address
+            if route.port:
+                made["REMOTE_PORT"] = route.port
+            if own is not None and route.trusted and "HTTP_X_FORWARDED_FOR" in own:
+                client = client_of(own["HTTP_X_FORWARDED_FOR"], self._believed, self._trust)
+                if client is not None:
+                    _name_client(made, client)
         made["wsgi.input"] = body
         return made
 
-    def _reroute(self, alike: Alike, request: Admitted, route: Route) -> None:
+    def _decides(self, own: dict[str, str]) -> bool:
+        """Whether more may follow from these fields than who the client is."""
+        return self._believes_more or "HTTP_X_FORWARDED_PROTO" in own
+
+    def _rebase(self, alike: Alike, request: Admitted, route: Route) -> None:
         """In the environs of those that are alike, and of connections with the same base, nothing differs but what the
-        request line says, the body, and the peer, unless the fields tell who the client is."""
-        alike.route = route
-        if alike.base is not route.base:
-            alike.base, alike.latest = route.base, request
-            alike.environ = self._make(request, None, 0, route)
-            alike.tells_peer = route.trusted and self._told(alike.environ).peer is not None
-        elif not alike.tells_peer:
-            alike.environ["REMOTE_ADDR"] = route.peer.address
-            if route.port:
-                alike.environ["REMOTE_PORT"] = route.port
+        request line says, the body, the fields of its own, and the peer, unless the others tell who the client is."""
+        without_own = Admitted(request.variables)
+        without_own.fields = alike.fields
+        alike.base, alike.latest = route.base, None
+        alike.environ = self._make(without_own, None, 0, route)
+        alike.tells_peer = route.trusted and self._told(alike.environ).peer is not None
 
     def _make(self, request: Admitted, body: Any, body_bytes: int, route: Route) -> dict[str, Any]:
         made = route.base.copy()
         if request.fields is not None:
             made.update(request.fields)
+        if request.own is not None:
+            made.update(request.own)
         made.update(request.variables)
         made["wsgi.input"] = body
         made["REMOTE_ADDR"] = route.peer.address
@@ -154,16 +164,20 @@ def _mount(made: dict[str, Any], prefix: str) -> None:
         made["SCRIPT_NAME"], made["PATH_INFO"] = prefix, path[len(prefix) :]
 
 
+def _name_client(made: dict[str, Any], client: tuple[str, int]) -> None:
+    made["REMOTE_ADDR"], port = client
+    made.pop("REMOTE_PORT", None)
+    if port:
+        made["REMOTE_PORT"] = str(port)
+
+
 def _believe(made: dict[str, Any], told: Told) -> None:
     """What a trusted proxy says of its client."""
     scheme, peer, host, port, prefix = told
     if scheme:
         made["wsgi.url_scheme"] = scheme
     if peer:
-        made["REMOTE_ADDR"], client_port = peer
-        made.pop("REMOTE_PORT", None)
-        if client_port:
-            made["REMOTE_PORT"] = str(client_port)
+        _name_client(made, peer)
     if host:
         made["HTTP_HOST"] = host
     if port:

@@ -178,7 +178,9 @@ def agreed(h11: Heads, httptools: Heads, limits: Limits, raw: bytes, cuts: Itera
     cut, other = account(h11, limits, pieces, none), account(httptools, limits, pieces, none)
     assert cut == other, f"the parsers differ in pieces: {cut} {other}"
     assert cut.without_partial_body() == whole.without_partial_body(), f"it depends on the cuts: {whole} {cut}"
-    for name, memo in (("of its own", Memo(limits)), ("of all before", _experienced(limits))):
+    quick = Memo(limits, new_max=1)  # to see what differs
+    all_before = _experienced(limits)
+    for name, memo in (("of its own", Memo(limits)), ("of its own, quick", quick), ("of all before", all_before)):
         _memorize(httptools, limits, raw, memo)
         for again in range(3):  # recalled at once, or learned: the second time at the latest
             other = account(httptools, limits, [raw], memo)
@@ -191,7 +193,7 @@ def agreed(h11: Heads, httptools: Heads, limits: Limits, raw: bytes, cuts: Itera
 @cache
 def _experienced(limits: Limits) -> Memo:
     """One that goes on from input to input, and has seen it all."""
-    return Memo(limits)
+    return Memo(limits, new_max=8)
 
 
 def _memorize(heads: Heads, limits: Limits, raw: bytes, memo: Memo) -> None:
@@ -201,13 +203,17 @@ def _memorize(heads: Heads, limits: Limits, raw: bytes, memo: Memo) -> None:
     for _ in range(2):
         read(heads, limits, [b"GET / HTTP/1.1" + line_end + fields + head_end], memo)
     for line in fields.split(b"\r\n"):
+        name, colon, _ = line.partition(b": ")
         read(heads, limits, [b"GET / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n\r\n"], memo)
         read(heads, limits, [b"GET / HTTP/1.1\r\n" + line + b"\r\n\r\n"], memo)
+        read(heads, limits, [b"GET / HTTP/1.1\r\nHost: a\r\n" + name + colon + b"another\r\n\r\n"], memo)
+    for _ in range(2):  # without what differs, too
+        read(heads, limits, [b"GET / HTTP/1.1" + line_end + fields + head_end], memo)
 
 
 def as_request(admitted: Admitted, body: bytes) -> Request:
     """The one place that knows how `Admitted` keeps a request."""
-    rest = {**(admitted.fields or {}), **admitted.variables}
+    rest = {**(admitted.fields or {}), **(admitted.own or {}), **admitted.variables}
     method, target, uri, path, query, protocol = (rest.pop(key) for key in OF_THE_LINE)
     assert (method, path, target) == (admitted.method, admitted.path, uri)
     assert ((protocol == "HTTP/1.0"), method == "HEAD") == (admitted.is_http10, admitted.is_head)

@@ -39,7 +39,7 @@ class Admitted:
     """
 
     __slots__ = ("alike", "body", "body_bytes", "expects_continue", "fields", "is_head", "is_http10", "keep_alive",
-                 "raw", "variables")  # fmt: skip
+                 "own", "raw", "variables")  # fmt: skip
 
     def __init__(self, variables: dict[str, str]) -> None:
         """`variables` are those of environ that the head decides: REQUEST_METHOD, RAW_URI (the target as received),
@@ -54,6 +54,7 @@ class Admitted:
         self.expects_continue = False
         self.fields: dict[str, str] | None = None  # the others, if `memo` knew them; not to be changed
         self.alike: Alike | None = None  # if they have come before, all of them
+        self.own: dict[str, str] | None = None  # fields beside those: the ones that differ from its alikes
         self.raw = b""  # the head as it came; the reader's to say
 
     @property
@@ -70,18 +71,17 @@ class Admitted:
 class Alike:
     """What requests with the same fields, byte for byte, have in common. Kept by `memo`."""
 
-    __slots__ = ("base", "environ", "fields", "keep_alive", "latest", "route", "tells_peer")
+    __slots__ = ("base", "environ", "fields", "keep_alive", "latest", "tells_peer")
 
     def __init__(self, one: Admitted) -> None:
         self.fields = one.fields or one.variables  # perhaps those of its request line, too, to be overwritten
         self.keep_alive = one.keep_alive
         # `Environs`' to use: the environ of such a request, made of this base; whether it says who the client is; and
-        # for which request and route it was made the last time.
+        # for which request it was made the last time.
         self.base: dict[str, Any] | None = None
         self.environ: dict[str, Any] = {}
         self.tells_peer = False
         self.latest: Admitted | None = None
-        self.route: Any = None
 
 
 @dataclass(frozen=True, slots=True)
