@@ -178,9 +178,8 @@ def agreed(h11: Heads, httptools: Heads, limits: Limits, raw: bytes, cuts: Itera
     cut, other = account(h11, limits, pieces, none), account(httptools, limits, pieces, none)
     assert cut == other, f"the parsers differ in pieces: {cut} {other}"
     assert cut.without_partial_body() == whole.without_partial_body(), f"it depends on the cuts: {whole} {cut}"
-    quick = Memo(limits, new_max=1)  # to see what differs
-    all_before = _experienced(limits)
-    for name, memo in (("of its own", Memo(limits)), ("of its own, quick", quick), ("of all before", all_before)):
+    its_own = Memo(limits, new_max=1 if len(raw) % 2 else 64)  # one of them is quick to see what differs
+    for name, memo in (("of its own", its_own), ("of all before", _experienced(limits))):
         _memorize(httptools, limits, raw, memo)
         for again in range(3):  # recalled at once, or learned: the second time at the latest
             other = account(httptools, limits, [raw], memo)
@@ -205,8 +204,10 @@ def _memorize(heads: Heads, limits: Limits, raw: bytes, memo: Memo) -> None:
     for line in fields.split(b"\r\n"):
         name, colon, _ = line.partition(b": ")
         read(heads, limits, [b"GET / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n\r\n"], memo)
-        read(heads, limits, [b"GET / HTTP/1.1\r\n" + line + b"\r\n\r\n"], memo)
-        read(heads, limits, [b"GET / HTTP/1.1\r\nHost: a\r\n" + name + colon + b"another\r\n\r\n"], memo)
+        if name.lower() == b"host":
+            read(heads, limits, [b"GET / HTTP/1.1\r\n" + line + b"\r\n\r\n"], memo)
+        else:
+            read(heads, limits, [b"GET / HTTP/1.1\r\nHost: a\r\n" + name + colon + b"another\r\n\r\n"], memo)
     for _ in range(2):  # without what differs, too
         read(heads, limits, [b"GET / HTTP/1.1" + line_end + fields + head_end], memo)
 
