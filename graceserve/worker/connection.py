@@ -8,7 +8,8 @@ Head and body are read in full before the app is called. Bytes that come while a
 a limit, in the kernel), so that requests are answered in order. As long as the app has not been called for a request
 the connection can be handed over, with what has been read of it.
 
-The way of a request that has come whole, and has no body, is the hot path: IDLE to RUNNING to IDLE in one `advance`.
+The way of a request that has come whole, and has no body, is the hot path: IDLE to RUNNING in one `advance`, and back
+when what it was answered is sent (`runs.Inline`).
 """
 
 import asyncio
@@ -79,8 +80,8 @@ class Home(Protocol):
     def rested(self, connection: "Connection") -> None:
         """It has become idle."""
 
-    def served(self, connection: "Connection", exchange: Exchange) -> None:
-        """The app has let go of its request."""
+    def served(self, exchange: Exchange, took_s: float) -> None:
+        """The app has let go of a request."""
 
     def closed(self, connection: "Connection") -> None:
         """Nothing of it is left here, but perhaps a request in an app thread."""
@@ -96,6 +97,7 @@ class Connection(asyncio.Protocol):
     """See the module."""
 
     __slots__ = (
+        "_answered_early",
         "_body_pace",
         "_continued",
         "_eof",
@@ -147,6 +149,7 @@ class Connection(asyncio.Protocol):
         self._eof = False  # the client sends no more, but may still read
         self._held_back = False  # reading is paused
         self._given_bytes = 0  # to the transport so far
+        self._answered_early = 0.0  # when, if the guard did it, while that is not known on the loop thread
         self._body_pace: Pace | None = None
         self._write_pace: Pace | None = None
 
@@ -162,14 +165,16 @@ class Connection(asyncio.Protocol):
         """Keep it for now: what has come on all connections is read first, and then served, without a system call in
         between. After each one the caches of processor and memory management are somebody else's."""
         state = self.state
-        if state is LAST or state is MOVED:
-            return
-        self._reader.receive(data)
         if state is IDLE or state is HEAD:
+            self._reader.receive(data)
             self._home.soon(self)
             if len(data) < LARGE_BYTES:  # nearly always
                 return
-        elif state is BODY:
+        elif state is LAST or state is MOVED:
+            return
+        else:
+            self._reader.receive(data)
+        if state is BODY:
             self._read_body()
             if self.state is LAST:  # refused: what still comes is to be read, and dropped
                 return
@@ -226,6 +231,21 @@ class Connection(asyncio.Protocol):
             self._given_bytes += len(data)
             self._transport.write(data)
 
+    def send_early(self, piece: bytes, exchange: Exchange) -> bytes:
+        """Past the transport. Threads as for `movable`; `finished` follows. A response that is out and was all there is
+        leaves the connection idle: what the client asks next need not wait here."""
+        if self.route.secure or self.gone or self._transport.get_write_buffer_size():
+            return piece
+        try:
+            size = self.sock.send(piece, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return piece
+        self._given_bytes += size
+        self._answered_early = self._home.now()
+        if size == len(piece) and exchange.outcome is _COMPLETE and exchange.keep_alive and not self._held_back:
+            self.state = IDLE
+        return piece[size:]
+
     def emit(self, piece: bytes) -> None:
         if self.gone or self.unsent_bytes > WRITE_AHEAD_BYTES_MAX:
             raise ClientGone("the client does not read what the app writes")
@@ -246,8 +266,10 @@ class Connection(asyncio.Protocol):
         if self._spool is not None:
             self._drop_request()
         if self._home.watches:
-            self._home.served(self, exchange)
-        if self.state is CLOSED:
+            answered = self._answered_early or self._home.now()
+            self._home.served(exchange, answered - self.since)
+            self._answered_early = 0.0
+        if self.state is CLOSED or self.state is MOVED:
             return
         if exchange.outcome is not _COMPLETE:
             self._cut(reset=exchange.ends_by_close)
@@ -438,7 +460,7 @@ class Connection(asyncio.Protocol):
             self._refuse(503, f"no room for the body: {error}")
 
     def running(self, run: Run) -> None:
-        """By the worker: the request was not served at once."""
+        """The request is not served at once."""
         self._run = run
 
     def _refuse(self, status: int, reason: str) -> None:

@@ -26,6 +26,7 @@ from graceserve.worker.relief import Relief
 from graceserve.worker.runs import Inline, ThreadRun
 from graceserve.worker.service import Service
 from graceserve.worker.spool import Spool
+from graceserve.worker.watch import Watch
 from graceserve.worker.wsgi import Exchange, Gateway
 
 SWEEP_S = 1.0  # how often time limits are looked at, while there are connections
@@ -73,8 +74,8 @@ class Connections:
         self._begun_s = 0.0  # when requests were given to the threads the last time
         self._queue_check: asyncio.TimerHandle | None = None
         self._saturated = False  # as the siblings see it
-        self.relief = Relief(loop, inbox, place, self._waiting)
-        self._inline = Inline(loop, self.relief.watch)
+        self._inline = Inline(loop, Watch())
+        self.relief = Relief(loop, inbox, place, self._waiting, self._inline)
         self._sweep: asyncio.TimerHandle | None = None
         self._unswept: list[Connection] = []
         self.draining = False  # there are terms
@@ -211,7 +212,7 @@ class Connections:
 
     def _go_on(self) -> None:
         """As long as somebody waits. Also behind a bug: that costs one connection, and not all those behind it."""
-        self._advances = bool(self._waiting) or not self._inline.idle
+        self._advances = bool(self._waiting) or not self._inline.done
         if self._advances:
             self._loop.call_soon(self._advance)
 
@@ -230,29 +231,35 @@ class Connections:
         self._show_room(self._pool)
 
     def _advance_inline(self) -> None:
-        """Serve those whose bytes have come, and send what they are answered in between, at the latest in the end."""
+        """Serve those whose bytes have come, and send what they are answered now and then, and in the end."""
         if self.draining:
             self._part_with_waiting()
         waiting, inline = self._waiting, self._inline
         before = monotonic()
-        turn_s = before + TURN_S
-        send_s = before + TOGETHER_S if before > self._slow_until else before
+        end = before + TURN_S
+        answer_at = self._answer_at(before)
         try:
             for _ in range(len(waiting)):
                 waiting.popleft().advance()
                 now = monotonic()
-                if now > send_s:
+                if now > answer_at:
                     if now - before > SLOW_S:
-                        self._slow_until = max(self._slow_until, now + min(SLOW_TIMES * (now - before), SLOW_FOR_S_MAX))
-                    inline.send()
-                    if now > turn_s:
-                        break
+                        self._was_slow(now, now - before)
+                    inline.answer()
                     now = monotonic()
-                    send_s = now + TOGETHER_S if now > self._slow_until else now
+                    if now > end:
+                        break
+                    answer_at = self._answer_at(now)
                 before = now
-            inline.send()
+            inline.answer()
         finally:
             self._go_on()
+
+    def _answer_at(self, now: float) -> float:
+        return now + TOGETHER_S if now > self._slow_until else now
+
+    def _was_slow(self, now: float, took_s: float) -> None:
+        self._slow_until = max(self._slow_until, now + min(SLOW_TIMES * took_s, SLOW_FOR_S_MAX))
 
     # --- app threads
 
@@ -326,6 +333,8 @@ class Connections:
         pool = self._pool
         if pool is None:
             self._inline.call(connection, exchange)
+            if route.secure:
+                self._inline.answer()  # the guard can't send it
             return
         run = ThreadRun(connection, exchange, pool, self._begun_s)
         pool.submit(run)
@@ -335,10 +344,10 @@ class Connections:
         """See `Home`."""
         return FileSender(self._loop, connection.sock, part, connection.file_sent)
 
-    def served(self, connection: Connection, exchange: Exchange) -> None:
+    def served(self, exchange: Exchange, took_s: float) -> None:
         """See `Home`."""
         if self._journal is not None:
-            self._journal.served(exchange, self.now() - connection.since)
+            self._journal.served(exchange, took_s)
 
     def rested(self, connection: Connection) -> None:
         """See `Home`."""

@@ -78,7 +78,7 @@ class Environs:
         """Prepare for the requests of a connection."""
         route.trusted = bool(self._believed) and self._trust.covers(route.peer.address)
         route.port = str(route.peer.port) if route.peer.port else ""
-        key = route.site, route.secure, route.trusted, not route.port  # `_reroute` relies on it
+        key = route.site, route.secure, route.trusted, not route.port  # `_rebase` relies on it
         if key not in self._bases:
             scheme = "https" if route.secure else "http"
             self._bases[key] = {
@@ -89,7 +89,7 @@ class Environs:
 
     def make(self, request: Admitted, body: Any, body_bytes: int, route: Route) -> dict[str, Any]:
         """`body` is the input, `body_bytes` how much is in it (known of a chunked body, too: it was read in full)."""
-        alike, own = request.alike, request.own
+        alike, own = request.alike, request.differing
         if alike is None or self._script_name or (own is not None and self._decides(own)):
             return self._make(request, body, body_bytes, route)
         if alike.base is not route.base:
@@ -103,15 +103,19 @@ class Environs:
             made = alike.environ.copy()
             made.update(request.variables)
             made.update(own)
-        if not alike.tells_peer:
-            made["REMOTE_ADDR"] = route.peer.address
-            if route.port:
-                made["REMOTE_PORT"] = route.port
-            if own is not None and route.trusted and "HTTP_X_FORWARDED_FOR" in own:
-                client = client_of(own["HTTP_X_FORWARDED_FOR"], self._believed, self._trust)
-                if client is not None:
-                    _name_client(made, client)
         made["wsgi.input"] = body
+        if alike.tells_peer:
+            return made
+        if own is not None and route.trusted and "HTTP_X_FORWARDED_FOR" in own:
+            client = client_of(own["HTTP_X_FORWARDED_FOR"], self._believed, self._trust)
+            if client is not None:
+                made["REMOTE_ADDR"], port = client
+                if port:
+                    made["REMOTE_PORT"] = str(port)
+                return made
+        made["REMOTE_ADDR"] = route.peer.address
+        if route.port:
+            made["REMOTE_PORT"] = route.port
         return made
 
     def _decides(self, own: dict[str, str]) -> bool:
@@ -121,18 +125,18 @@ class Environs:
     def _rebase(self, alike: Alike, request: Admitted, route: Route) -> None:
         """In the environs of those that are alike, and of connections with the same base, nothing differs but what the
         request line says, the body, the fields of its own, and the peer, unless the others tell who the client is."""
-        without_own = Admitted(request.variables)
-        without_own.fields = alike.fields
         alike.base, alike.latest = route.base, None
-        alike.environ = self._make(without_own, None, 0, route)
+        alike.environ = self._make(Admitted(request.variables, fields=alike.fields), None, 0, route)
         alike.tells_peer = route.trusted and self._told(alike.environ).peer is not None
+        if not alike.tells_peer:
+            alike.environ.pop("REMOTE_PORT", None)  # of this connection
 
     def _make(self, request: Admitted, body: Any, body_bytes: int, route: Route) -> dict[str, Any]:
         made = route.base.copy()
         if request.fields is not None:
             made.update(request.fields)
-        if request.own is not None:
-            made.update(request.own)
+        if request.differing is not None:
+            made.update(request.differing)
         made.update(request.variables)
         made["wsgi.input"] = body
         made["REMOTE_ADDR"] = route.peer.address
@@ -164,20 +168,16 @@ def _mount(made: dict[str, Any], prefix: str) -> None:
         made["SCRIPT_NAME"], made["PATH_INFO"] = prefix, path[len(prefix) :]
 
 
-def _name_client(made: dict[str, Any], client: tuple[str, int]) -> None:
-    made["REMOTE_ADDR"], port = client
-    made.pop("REMOTE_PORT", None)
-    if port:
-        made["REMOTE_PORT"] = str(port)
-
-
 def _believe(made: dict[str, Any], told: Told) -> None:
     """What a trusted proxy says of its client."""
     scheme, peer, host, port, prefix = told
     if scheme:
         made["wsgi.url_scheme"] = scheme
     if peer:
-        _name_client(made, peer)
+        made["REMOTE_ADDR"], client_port = peer
+        made.pop("REMOTE_PORT", None)
+        if client_port:
+            made["REMOTE_PORT"] = str(client_port)
     if host:
         made["HTTP_HOST"] = host
     if port:

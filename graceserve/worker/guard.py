@@ -18,7 +18,7 @@ from graceserve.worker.watch import Watch
 EXIT_STUCK = 1
 TICK_S = 0.003  # a call is long if it has lasted for one of these, up to two
 AGAIN_S = 0.001  # who waits goes as soon as somebody is free, who else takes up something else
-LONELY_TICK_S = 1.0  # where nobody is there to be given anything
+LONELY_TICK_S = 0.02  # where nobody is there to be given anything: so long an answer may wait behind a long call
 SWITCH_S = 0.0005  # that the interpreter's lock is kept from the guard by a long call that computes
 
 
@@ -46,7 +46,7 @@ class Helper(Protocol):
         """Readable when a connection is."""
 
     def pass_on(self, turn: int) -> bool:
-        """Hand over who waits, while it is this turn. Whether nobody is left who waits."""
+        """Send who is answered, hand over who waits, while it is this turn. Whether nobody is left who waits."""
 
 
 class Guard:
@@ -118,7 +118,9 @@ class Guard:
         try:
             while self._watch.turn == turn and not self._orphan:
                 nobody_waits = self._helper.pass_on(turn)
-                if nobody_waits:
+                if self._helper.lonely:
+                    self._wait(self._channel_poll, LONELY_TICK_S)
+                elif nobody_waits:
                     self._wait(self._relief_poll, TICK_S)
                 else:
                     self._wait(self._channel_poll, AGAIN_S)

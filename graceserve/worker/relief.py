@@ -1,5 +1,7 @@
 """Whom a long app call holds up, with `--threads 1`: their connections go to the inbox. Shell; used in a worker.
 
+Those who are answered already get their answers first.
+
     bytes come --> the guard hands the connection over --> the call ends --> the loop thread lets go of it
 
 A sibling takes it, or, if all are in long calls, whoever is through first: one queue for all of them. A connection
@@ -18,16 +20,18 @@ from graceserve.wire.channel import Channel
 from graceserve.worker.board import Place
 from graceserve.worker.connection import Connection
 from graceserve.worker.handoff import hand_over
-from graceserve.worker.watch import Watch
+from graceserve.worker.runs import Inline
 
 
 class Relief:
     """See `guard.Helper`. `waiting` is the loop thread's: those whose bytes have been read, in order."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, inbox: Channel, place: Place, waiting: deque[Connection]
+        self, loop: asyncio.AbstractEventLoop, inbox: Channel, place: Place, waiting: deque[Connection], inline: Inline
     ) -> None:
-        self.watch = Watch(self._settle)
+        self._inline = inline
+        self.watch = inline.watch
+        self.watch.settled = self._settle
         self._inbox = inbox
         self._place = place
         self._waiting = waiting
@@ -91,6 +95,7 @@ class Relief:
             if watch.turn != turn:
                 return True
             self._place.busy()
+            self._inline.send_early(turn)
             if self._ended or not (self._place.others_free or self._leaving):
                 return False
             return self._pass_all(turn)

@@ -31,6 +31,9 @@ class Client(Protocol):
     def send(self, data: bytes) -> None:
         """Buffer a piece for the client. A no-op when nobody reads."""
 
+    def send_early(self, piece: bytes, exchange: Exchange) -> bytes:
+        """Send what the kernel takes at once; the rest. On the guard's thread, while the loop thread is busy."""
+
     def emit(self, piece: bytes) -> None:
         """`send` for an app on the loop thread. Raises `ClientGone`, also if too much is unsent."""
 
@@ -57,32 +60,33 @@ class Run(Protocol):
 class Inline:
     """The app on the loop thread: nothing else happens in the worker while it computes (`--threads 1`).
 
-    What it answers is kept until `send`: what is sent in one go, without the app in between, wakes the other end once,
-    and not each time (in a virtual machine 10 us each), and leaves the caches to the app. Until then the connection is
-    not idle, so that nobody moves it.
+    What it answers is kept until `answer`. Sent in one go, without the app in between, it wakes the other end once and
+    not each time (10 us in a virtual machine), and the caches stay the app's. Until then the connection is not idle, so
+    that nobody moves it. The guard sends what is kept when the app's next call takes long; if that call ends the
+    process before, these answers are lost with it.
     """
 
-    __slots__ = ("_loop", "_sent", "_unsent", "_watch")
+    __slots__ = ("_begun", "_kept", "_loop", "watch")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, watch: Watch) -> None:
         self._loop = loop
-        self._watch = watch
-        self._unsent: deque[tuple[Client, Exchange, Context, Piece | None]] = deque()
-        self._sent: deque[InlineRun] = deque()  # but there is more to come, or the iterable wants to be closed
+        self.watch = watch
+        self._kept: deque[tuple[Client, Exchange, Context, Piece | None]] = deque()  # first pieces
+        self._begun: deque[InlineRun] = deque()  # these are sent; there is more to come, or an iterable to be closed
 
     @property
-    def idle(self) -> bool:
-        """Whether everything is sent."""
-        return not self._unsent and not self._sent
+    def done(self) -> bool:
+        """Whether `answer` has nothing to do."""
+        return not self._kept and not self._begun
 
     def call(self, client: Client, exchange: Exchange) -> None:
         """Up to the first piece, which is all of most responses."""
         exchange.writer = client
         context = copy_context()
         if client.full:  # what the client was sent before is not read yet: the app has time
-            client.running(InlineRun(client, exchange, self._loop, context, self._watch))
+            client.running(InlineRun(client, exchange, self._loop, context, self.watch))
             return
-        watch = self._watch
+        watch = self.watch
         watch.turn += 1  # as `Watch.run`, whose call would be felt here
         if watch.asleep:
             watch.wake()
@@ -90,26 +94,36 @@ class Inline:
             piece = context.run(exchange.pull)
         finally:
             watch.turn += 1
+        self._kept.append((client, exchange, context, piece))
         if watch.touched:
             watch.settle()
-        self._unsent.append((client, exchange, context, piece))
 
-    def send(self) -> None:
-        """The first pieces of all, and then what there is to do behind each. In this order: an app's `close` may take
-        its time. To be called again if it raises (a bug), for those behind that one."""
-        unsent, sent = self._unsent, self._sent
-        while unsent:
-            client, exchange, context, piece = unsent.popleft()
+    def answer(self) -> None:
+        """Send the first pieces of all, and then do what there is to do behind each. In this order: an app's `close`
+        may take its time. To be called again if it raises (a bug), for those behind that one."""
+        kept, begun = self._kept, self._begun
+        while kept:
+            client, exchange, context, piece = kept.popleft()
             if piece is not None:
                 client.send(piece)  # type: ignore[arg-type]  # a `FilePart` is never the first
             if exchange.outcome is OPEN:
-                run = InlineRun(client, exchange, self._loop, context, self._watch)
+                run = InlineRun(client, exchange, self._loop, context, self.watch)
                 client.running(run)
-                sent.append(run)
+                begun.append(run)
             else:
                 client.finished(exchange)
-        while sent:
-            sent.popleft().go_on()
+        while begun:
+            begun.popleft().go_on()
+
+    def send_early(self, turn: int) -> None:
+        """On the guard's thread, while it is this turn, which takes long."""
+        kept = self._kept
+        for at, (client, exchange, context, piece) in enumerate(tuple(kept)):
+            if self.watch.turn != turn:
+                return
+            if type(piece) is bytes:
+                rest = client.send_early(piece, exchange)
+                kept[at] = client, exchange, context, rest or None
 
 
 class InlineRun:

@@ -1,11 +1,12 @@
 """What the loop thread is doing, for the guard to see, and the two keeping out of each other's way. Shell; worker.
 
-The loop thread counts: `turn` is odd while the app is called, and only then: no connection but the app's is in a state
-between two. A turn that goes on for long is one that holds everybody else up; the guard then may touch what belongs to
-the loop thread, until the turn ends: read other connections, change their state, and put something else in the place
-of their descriptors, but never have their transports do anything. Two stores decide who is first, in an order that the
-interpreter's lock makes one for both threads: the guard sets `touched` and then looks at `turn`, the loop thread counts
-on and then looks at `touched`. So a turn costs the loop thread no lock and no system call.
+The loop thread counts: `turn` is odd while the app is called, and only then: no connection but the app's, and those
+whose answers are kept (`runs.Inline`), is in a state between two. A turn that goes on for long is one that holds
+everybody else up; the guard then may touch what belongs to the loop thread, until the turn ends: read other
+connections, change their state, and put something else in the place of their descriptors, but never have their
+transports do anything. Two stores decide who is first, in an order that the interpreter's lock makes one for both
+threads: the guard sets `touched` and then looks at `turn`, the loop thread counts on and then looks at `touched`. So a
+turn costs the loop thread no lock and no system call.
 """
 
 import os
@@ -21,11 +22,10 @@ T = TypeVar("T")
 class Watch:
     """One a worker with `--threads 1`."""
 
-    __slots__ = ("_settle", "asleep", "lock", "touched", "turn", "wake_fd")
+    __slots__ = ("asleep", "lock", "settled", "touched", "turn", "wake_fd")
 
-    def __init__(self, settle: Callable[[], None]) -> None:
-        """`settle` is called on the loop thread behind a turn in which the guard was at work."""
-        self._settle = settle
+    def __init__(self) -> None:
+        self.settled: Callable[[], object] = bool  # called on the loop thread, if the guard was at work in a turn
         self.turn = 0
         self.touched = False
         self.asleep = True  # the guard looks at nothing until `wake`
@@ -48,7 +48,7 @@ class Watch:
         """Once `turn` has gone on: wait until the guard has stopped, and take note of what it did."""
         with self.lock:
             self.touched = False
-        self._settle()
+        self.settled()
 
     def wake(self) -> None:
         """Have the guard look. In a signal handler, too."""

@@ -65,7 +65,7 @@ class Gateway:
     log: Log
     close_now: Callable[[], bool]
     draining: bool = False  # only the worker sets it
-    keeps_environ: bool = True  # it is looked at when the app has let go of it; else what it holds is free at once
+    keeps_environ: bool = True  # for the access log; else what it holds is free as soon as a request is over
 
 
 class Exchange:
@@ -138,18 +138,17 @@ class Exchange:
         self._closed = True
         result = self._result
         self._result = self._iterator = None
+        if type(result) is not list:
+            try:
+                close = getattr(result, "close", None)
+                if close is not None:
+                    close()
+            except BaseException as error:
+                self._log_error("app-close-error", error)
         self._part_with_environ()
-        if type(result) is list:
-            return
-        try:
-            close = getattr(result, "close", None)
-            if close is not None:
-                close()
-        except BaseException as error:
-            self._log_error("app-close-error", error)
 
     def _part_with_environ(self) -> None:
-        """It holds this exchange."""
+        """Or with what of it would be a cycle: it holds this exchange."""
         if self.gateway.keeps_environ:
             self.environ.pop("wsgi.early_hints", None)
         else:

@@ -214,7 +214,7 @@ def _memorize(heads: Heads, limits: Limits, raw: bytes, memo: Memo) -> None:
 
 def as_request(admitted: Admitted, body: bytes) -> Request:
     """The one place that knows how `Admitted` keeps a request."""
-    rest = {**(admitted.fields or {}), **(admitted.own or {}), **admitted.variables}
+    rest = {**(admitted.fields or {}), **(admitted.differing or {}), **admitted.variables}
     method, target, uri, path, query, protocol = (rest.pop(key) for key in OF_THE_LINE)
     assert (method, path, target) == (admitted.method, admitted.path, uri)
     assert ((protocol == "HTTP/1.0"), method == "HEAD") == (admitted.is_http10, admitted.is_head)

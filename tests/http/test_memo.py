@@ -48,7 +48,7 @@ def trained(new_max: int = NEW_MAX) -> Memo:
 def test_what_differs_is_found_out() -> None:
     known = trained().recall(proxied(99_999))
     assert known is not None and known.alike is not None
-    assert known.own == {"HTTP_COOKIE": "id=99999", "HTTP_X_FORWARDED_FOR": "10.0.390.159"}
+    assert known.differing == {"HTTP_COOKIE": "id=99999", "HTTP_X_FORWARDED_FOR": "10.0.390.159"}
     assert known.alike.fields == {"HTTP_HOST": "a", "HTTP_ACCEPT": "*/*"} and known.raw == proxied(99_999)
 
 
@@ -67,7 +67,7 @@ def test_a_request_without_them_has_none() -> None:
             assert "HTTP_COOKIE" not in environ and "HTTP_X_FORWARDED_FOR" not in environ
             assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("127.0.0.1", "1")
         else:
-            assert environ["HTTP_COOKIE"] == known.own["HTTP_COOKIE"] if known.own else False
+            assert environ["HTTP_COOKIE"] == known.differing["HTTP_COOKIE"] if known.differing else False
             assert environ["REMOTE_ADDR"].startswith("10.0.0.") and "REMOTE_PORT" not in environ
 
 
@@ -164,7 +164,7 @@ def test_any_heads_one_after_another(seed: int) -> None:
                 reader = Reader(HEADS, limits, knows)
                 reader.receive(raw)
                 event = reader.next_event()
-                cut += isinstance(event, Admitted) and bool(event.own) and event.alike is not None
+                cut += isinstance(event, Admitted) and bool(event.differing) and event.alike is not None
                 results.append((seen(event, environs, route), reader.held_bytes))
             assert results[0] == results[1], raw
     assert cut > 20

@@ -42,7 +42,7 @@ class Desk:
         self.over = False
         self.refusals: list[int] = []
         self.heads = heads("auto")
-        self.inline = Inline(self.loop, Watch(lambda: None))
+        self.inline = Inline(self.loop, Watch())
         self.environs = Environs(constants(1, 1, None, None, FileWrapper), Trust.of(""), frozenset())
         self.gateway = Gateway(app, Log(), bool)
         ours, self.client = socket.socketpair()
@@ -61,14 +61,14 @@ class Desk:
     def serve(self, connection: Connection, request: Admitted, spool: Spool | None) -> None:
         made = self.environs.make(request, spool and spool.rewound(), 0, connection.route)
         self.inline.call(connection, Exchange(self.gateway, request, made))
-        self.inline.send()
+        self.inline.answer()
 
     def send_file(self, connection: Connection, part: FilePart) -> FileSender:
         return FileSender(self.loop, connection.sock, part, connection.file_sent)
 
     def opened(self, connection: Connection) -> None: ...
 
-    def served(self, connection: Connection, exchange: Exchange) -> None: ...
+    def served(self, exchange: Exchange, took_s: float) -> None: ...
 
     def rested(self, connection: Connection) -> None: ...
 

@@ -201,6 +201,30 @@ def test_a_close_behind_a_long_call(site: Site, boot: Boot, lines: Lines, kind: 
     busy.answer()
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("kind", CLOSING)
+def test_an_answer_in_front_of_a_long_call(site: Site, boot: Boot, lines: Lines, kind: str, workers: str) -> None:
+    """It does not wait for the call, and what the client asks next doesn't either."""
+    server = boot("--workers", workers)
+    busy, other = lines.on_one(server, 2)
+    gate = site.gate("call")
+    worker = other.ask()
+    kill(worker, signal.SIGSTOP)  # so that it finds both at once
+    other.send(CLOSING[kind])
+    busy.begin("hold", gate)
+    kill(worker, signal.SIGCONT)
+    assert gate.wait_for() == {worker}
+    assert other.pid(b"x") == worker
+    if kind == "keep-alive" and workers == "2":
+        assert other.ask() != worker
+    gate.open()
+    assert busy.pid() == worker
+    if kind == "keep-alive":
+        all_is_well(server, lines)
+    else:
+        assert other.sock.recv(1) == b""
+
+
 def test_all_are_busy(site: Site, boot: Boot, lines: Lines) -> None:
     """Who is through first serves those who wait; three workers."""
     server = boot("--workers", "3")

@@ -78,7 +78,7 @@ class _Fields(_Recent[Pair]):
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
         self._names: dict[str, str] = {}
-        self.new = ""  # the name of a line that has not come before; whoever asks sets it back
+        self.new = ""  # the name of the last line that had not come before; whoever asks sets it back
 
     def __missing__(self, line: bytes) -> Pair:
         pair = self.older.get(line)
@@ -105,6 +105,8 @@ class _Fields(_Recent[Pair]):
         key, value = environ_key(name), rest.decode("latin-1").strip(" \t")
         if not colon or b"_" in name or variables.get(key) != value:  # or it is one of several, or was not taken
             return False
+        if len(name) > LINE_BYTES_MAX:
+            return False
         if key not in PLAIN_BUT_KNOWN:
             if len(self._names) >= NAMES_MAX:
                 self._names.clear()
@@ -119,11 +121,12 @@ class _Fields(_Recent[Pair]):
 class _Differing:
     """Names of fields that are new nearly each time."""
 
-    __slots__ = ("_new", "_new_max", "keys", "marks")
+    __slots__ = ("_in_all", "_new", "_new_max", "keys", "marks")
 
     def __init__(self, new_max: int) -> None:
         self._new_max = new_max
-        self._new: dict[str, int] = {}  # lines that had not come before, by their names
+        self._new: dict[str, int] = {}  # lines that had not come before, by their names,
+        self._in_all = 0  # and together
         self.marks: tuple[tuple[bytes, str], ...] = ()  # how such a line begins, with the end of the one before it
         self.keys: frozenset[str] = frozenset()  # in environ
 
@@ -131,10 +134,12 @@ class _Differing:
         """A new line of this name. Whether `marks` are others now."""
         new = self._new
         new[name] = new.get(name, 0) + 1
+        self._in_all += 1
         if new[name] >= self._new_max and len(self.marks) < DIFFERING_MAX and key not in self.keys:
             self.marks = (*self.marks, (f"\r\n{name}: ".encode("ascii"), key))
-        elif sum(new.values()) >= NEW_IN_ALL_MAX:
+        elif self._in_all >= NEW_IN_ALL_MAX:
             new.clear()
+            self._in_all = 0
             self.marks = ()
         else:
             return False
@@ -184,9 +189,8 @@ class Memo:
             variables = admit_line(line)
             if variables is None:
                 return None
-            admitted = Admitted(variables)
-            admitted.raw, admitted.keep_alive, admitted.own = raw, alike.keep_alive, own
-            admitted.alike, admitted.fields = alike, alike.fields
+            admitted = Admitted(variables, raw, alike.fields, own, alike)
+            admitted.keep_alive = alike.keep_alive
             if own is None and len(line) <= LINE_BYTES_MAX:
                 if len(by_line) >= LINES_MAX:
                     by_line.clear()
@@ -209,8 +213,7 @@ class Memo:
         variables = admit_line(line)
         if variables is None:
             return None
-        admitted = Admitted(variables)
-        admitted.raw, admitted.fields, admitted.own = raw, fields, own
+        admitted = Admitted(variables, raw, fields, own)
         if not self._fields.new:
             self._block_came(block, admitted, len(lines))
         elif self._differing.came(self._fields.new, self._fields.key_of(self._fields.new)):

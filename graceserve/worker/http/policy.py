@@ -38,10 +38,13 @@ class Admitted:
     look up than they take to store (Python 3.11).
     """
 
-    __slots__ = ("alike", "body", "body_bytes", "expects_continue", "fields", "is_head", "is_http10", "keep_alive",
-                 "own", "raw", "variables")  # fmt: skip
+    __slots__ = ("alike", "body", "body_bytes", "differing", "expects_continue", "fields", "is_head", "is_http10",
+                 "keep_alive", "raw", "variables")  # fmt: skip
 
-    def __init__(self, variables: dict[str, str]) -> None:
+    def __init__(
+        self, variables: dict[str, str], raw: bytes = b"", fields: dict[str, str] | None = None,
+        differing: dict[str, str] | None = None, alike: "Alike | None" = None,
+    ) -> None:  # fmt: skip
         """`variables` are those of environ that the head decides: REQUEST_METHOD, RAW_URI (the target as received),
         PATH_INFO, QUERY_STRING, SERVER_PROTOCOL, HTTP_HOST (the target's host wins), CONTENT_TYPE, ...; with `fields`
         only those of the request line."""
@@ -52,10 +55,10 @@ class Admitted:
         self.body: Body = _NONE
         self.body_bytes = 0  # for Body.LENGTH
         self.expects_continue = False
-        self.fields: dict[str, str] | None = None  # the others, if `memo` knew them; not to be changed
-        self.alike: Alike | None = None  # if they have come before, all of them
-        self.own: dict[str, str] | None = None  # fields beside those: the ones that differ from its alikes
-        self.raw = b""  # the head as it came; the reader's to say
+        self.fields = fields  # the others, if `memo` knew them; not to be changed
+        self.differing = differing  # fields beside those: the ones that its alikes do not share
+        self.alike = alike  # if `fields` have come before, all of them
+        self.raw = raw  # the head as it came; the reader's to say
 
     @property
     def method(self) -> str:
@@ -77,7 +80,7 @@ class Alike:
         self.fields = one.fields or one.variables  # perhaps those of its request line, too, to be overwritten
         self.keep_alive = one.keep_alive
         # `Environs`' to use: the environ of such a request, made of this base; whether it says who the client is; and
-        # for which request it was made the last time.
+        # which request's line it holds, if any.
         self.base: dict[str, Any] | None = None
         self.environ: dict[str, Any] = {}
         self.tells_peer = False

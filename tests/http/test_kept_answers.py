@@ -1,0 +1,134 @@
+"""What the app has answered on the loop thread and is not sent yet: by the guard, by the loop, each byte once."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from graceserve.worker.connection import Connection, State
+from graceserve.worker.http.policy import Admitted
+from graceserve.worker.spool import Spool
+from graceserve.worker.wsgi import Exchange
+from tests.http.test_time_limits import Desk
+
+SMALL_BYTES = 4096  # of the kernel's buffers
+
+
+class Keeper(Desk):
+    """Answers only when it is told to."""
+
+    def serve(self, connection: Connection, request: Admitted, spool: Spool | None) -> None:
+        made = self.environs.make(request, spool and spool.rewound(), 0, connection.route)
+        self.inline.call(connection, Exchange(self.gateway, request, made))
+
+    def ask(self, path: str, more: str = "") -> None:
+        self.send(f"GET {path} HTTP/1.1\r\nHost: t\r\n{more}\r\n".encode(), State.RUNNING)
+
+    def answer_now(self) -> bytes:
+        """What has come, if anything."""
+        try:
+            return self.client.recv(1 << 16)
+        except BlockingIOError:
+            return b""
+
+    def send_early(self) -> None:
+        """As in a long call."""
+        self.inline.watch.turn += 1
+        self.inline.send_early(self.inline.watch.turn)
+        self.inline.watch.turn += 1
+
+
+@pytest.fixture
+def keeper() -> Iterator[Keeper]:
+    keeper = Keeper()
+    yield keeper
+    keeper.close()
+
+
+def test_kept_until_it_is_sent(keeper: Keeper) -> None:
+    keeper.ask("/")
+    assert keeper.answer() == b"nothing" and not keeper.inline.done and not keeper.connection.movable
+    keeper.inline.answer()
+    assert keeper.answer().endswith(b"hello") and keeper.inline.done
+    assert keeper.connection.state is State.IDLE
+
+
+def test_sent_early(keeper: Keeper) -> None:
+    keeper.ask("/")
+    keeper.send_early()
+    assert keeper.answer().endswith(b"hello")
+    assert keeper.connection.movable, "what comes next need not wait for the loop thread"
+    keeper.inline.answer()
+    assert keeper.answer() == b"nothing"
+    keeper.ask("/")
+    keeper.inline.answer()
+    assert keeper.answer().endswith(b"hello")
+
+
+def test_one_that_was_moved_is_left_alone(keeper: Keeper) -> None:
+    keeper.ask("/")
+    keeper.send_early()
+    keeper.connection.moved()
+    keeper.inline.answer()
+    assert keeper.connection.state is State.MOVED
+    keeper.connection.let_go()
+
+
+@pytest.mark.parametrize("early", [0, 1, 2])
+def test_a_part_of_it(keeper: Keeper, early: int) -> None:
+    """As much as the kernel takes, and the rest from the loop."""
+    keeper.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
+    keeper.ask("/big?60000")
+    seen = b""
+    for _ in range(early):
+        keeper.send_early()
+        assert not keeper.connection.movable
+        seen += keeper.answer_now()
+    assert early == 0 or 0 < len(seen) < 60000
+    keeper.inline.answer()
+
+    def all_has_come() -> bool:
+        nonlocal seen
+        piece = keeper.answer_now()
+        seen += piece
+        return len(seen.partition(b"\r\n\r\n")[2]) >= 60000
+
+    keeper.until(all_has_come)
+    assert seen.partition(b"\r\n\r\n")[2] == b"b" * 60000
+    keeper.until(lambda: keeper.connection.state is State.IDLE)
+
+
+def test_not_in_another_turn(keeper: Keeper) -> None:
+    keeper.ask("/")
+    keeper.inline.send_early(keeper.inline.watch.turn + 1)
+    assert keeper.answer() == b"nothing"
+    keeper.inline.answer()
+    assert keeper.answer().endswith(b"hello")
+
+
+def test_a_close_follows_what_was_sent_early(keeper: Keeper) -> None:
+    keeper.ask("/", "Connection: close\r\n")
+    keeper.send_early()
+    assert keeper.answer().endswith(b"hello") and not keeper.connection.movable
+    keeper.inline.answer()
+    assert keeper.answer() == b""
+
+
+def test_an_iterable_goes_on_behind_its_first_piece(keeper: Keeper) -> None:
+    keeper.ask("/stream")
+    keeper.send_early()
+    assert not keeper.connection.movable
+    first = keeper.answer()
+    assert first.startswith(b"HTTP/1.1 200") and not first.endswith(b"0\r\n\r\n")
+    keeper.inline.answer()
+    keeper.until(lambda: keeper.connection.state is State.IDLE)
+    assert keeper.answer().endswith(b"0\r\n\r\n")
+
+
+def test_a_client_that_went_away(keeper: Keeper) -> None:
+    keeper.ask("/")
+    keeper.client.close()
+    keeper.send_early()
+    keeper.inline.answer()
+    keeper.until(lambda: keeper.over)
+    assert keeper.inline.done
