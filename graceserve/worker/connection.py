@@ -261,7 +261,10 @@ class Connection(asyncio.Protocol):
         if not self._transport.get_write_buffer_size():
             self._start_file()
 
-    def finished(self, exchange: Exchange) -> None:
+    def finished(self, exchange: Exchange, last: bytes | None = None) -> None:
+        if last is not None and self.state is not CLOSED:  # as `send`
+            self._given_bytes += len(last)
+            self._transport.write(last)
         self._run = None
         if self._spool is not None:
             self._drop_request()
@@ -364,6 +367,7 @@ class Connection(asyncio.Protocol):
                 return
             if event is END:
                 assert self._request is not None, "an end follows a head"
+                self._continued = self._whole = False
                 self._serve(self._request)
                 return
             if event is None:
@@ -450,7 +454,6 @@ class Connection(asyncio.Protocol):
     def _serve(self, request: Admitted) -> None:
         self.state = RUNNING
         self.requests += 1
-        self._continued = self._whole = False
         self._waited_s = 0.0
         if self._home.watches:
             self.since = self._home.now()

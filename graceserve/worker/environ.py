@@ -90,7 +90,9 @@ class Environs:
     def make(self, request: Admitted, body: Any, body_bytes: int, route: Route) -> dict[str, Any]:
         """`body` is the input, `body_bytes` how much is in it (known of a chunked body, too: it was read in full)."""
         alike, own = request.alike, request.differing
-        if alike is None or self._script_name or (own is not None and self._decides(own)):
+        if alike is None or self._script_name or (
+            own is not None and (self._believes_more or "HTTP_X_FORWARDED_PROTO" in own)  # more follows from these
+        ):
             return self._make(request, body, body_bytes, route)
         if alike.base is not route.base:
             self._rebase(alike, request, route)
@@ -117,10 +119,6 @@ class Environs:
         if route.port:
             made["REMOTE_PORT"] = route.port
         return made
-
-    def _decides(self, own: dict[str, str]) -> bool:
-        """Whether more may follow from these fields than who the client is."""
-        return self._believes_more or "HTTP_X_FORWARDED_PROTO" in own
 
     def _rebase(self, alike: Alike, request: Admitted, route: Route) -> None:
         """In the environs of those that are alike, and of connections with the same base, nothing differs but what the

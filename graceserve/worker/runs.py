@@ -43,8 +43,8 @@ class Client(Protocol):
     def running(self, run: "Run") -> None:
         """The exchange takes more than one go."""
 
-    def finished(self, exchange: Exchange) -> None:
-        """The exchange has ended, and its iterable is closed."""
+    def finished(self, exchange: Exchange, last: bytes | None = None) -> None:
+        """Send the last piece. The exchange has ended, and its iterable is closed."""
 
 
 class Run(Protocol):
@@ -71,7 +71,7 @@ class Inline:
     def __init__(self, loop: asyncio.AbstractEventLoop, watch: Watch) -> None:
         self._loop = loop
         self.watch = watch
-        self._kept: deque[tuple[Client, Exchange, Context, Piece | None]] = deque()  # first pieces
+        self._kept: deque[tuple[Client, Exchange, Context, Piece | None]] = deque()  # first pieces, never a `FilePart`
         self._begun: deque[InlineRun] = deque()  # these are sent; there is more to come, or an iterable to be closed
 
     @property
@@ -91,7 +91,7 @@ class Inline:
         if watch.asleep:
             watch.wake()
         try:
-            piece = context.run(exchange.pull)
+            piece = context.run(exchange.begin)
         finally:
             watch.turn += 1
         self._kept.append((client, exchange, context, piece))
@@ -104,14 +104,14 @@ class Inline:
         kept, begun = self._kept, self._begun
         while kept:
             client, exchange, context, piece = kept.popleft()
+            if exchange.outcome is not OPEN:
+                client.finished(exchange, piece)  # type: ignore[arg-type]
+                continue
             if piece is not None:
-                client.send(piece)  # type: ignore[arg-type]  # a `FilePart` is never the first
-            if exchange.outcome is OPEN:
-                run = InlineRun(client, exchange, self._loop, context, self.watch)
-                client.running(run)
-                begun.append(run)
-            else:
-                client.finished(exchange)
+                client.send(piece)  # type: ignore[arg-type]
+            run = InlineRun(client, exchange, self._loop, context, self.watch)
+            client.running(run)
+            begun.append(run)
         while begun:
             begun.popleft().go_on()
 
@@ -234,9 +234,7 @@ class ThreadRun:
 
     def _ended(self, last: bytes | None) -> None:
         self._pool.ended()
-        if last is not None:
-            self.client.send(last)
-        self.client.finished(self._exchange)
+        self.client.finished(self._exchange, last)
 
     def _send(self, piece: bytes) -> None:
         self._in_transport += len(piece)

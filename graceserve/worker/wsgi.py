@@ -106,26 +106,33 @@ class Exchange:
         """What the client is told, 0 before that is known."""
         return int(self.status[:3]) if self.status else 0
 
-    def pull(self) -> Piece | None:
-        """The next piece, None at the end (and the last one may be known by its `outcome`). Calls the app at first, and
-        `close` when that was all.
+    def begin(self) -> Piece | None:
+        """Call the app. The first piece, which begins with the head; as for `pull`."""
+        piece: Piece | None
+        try:
+            gateway = self.gateway
+            result = self._result = gateway.app(self.environ, self.start_response)
+            if type(result) is list and len(result) == 1 and not (self._head_sent or gateway.draining):
+                piece = self._at_once(result[0])  # most responses
+                if piece is not None:
+                    return piece
+            piece = self._whole(result) if type(result) is list or type(result) is tuple else self._lazily(result)
+        except BaseException as error:  # SystemExit, too: an app must not end its server
+            piece = self._failed(error)
+        if self.outcome is not OPEN:
+            self.close()
+        return piece
 
-        Never raises.
-        """
+    def pull(self) -> Piece | None:
+        """The next piece, None at the end (and the last one may be known by its `outcome`). Calls `close` when that was
+        all. Never raises."""
         if self.outcome is not OPEN:
             return None
+        if self._result is None:
+            return self.begin()
         try:
-            if self._result is not None:
-                piece = self._next()
-            else:
-                gateway = self.gateway
-                result = self._result = gateway.app(self.environ, self.start_response)
-                if type(result) is list and len(result) == 1 and not (self._head_sent or gateway.draining):
-                    piece = self._at_once(result[0])  # most responses
-                    if piece is not None:
-                        return piece
-                piece = self._whole(result) if type(result) is list or type(result) is tuple else self._lazily(result)
-        except BaseException as error:  # SystemExit, too: an app must not end its server
+            piece = self._next()
+        except BaseException as error:
             piece = self._failed(error)
         if self.outcome is not OPEN:
             self.close()
@@ -200,7 +207,10 @@ class Exchange:
         if not second <= now_s < second + 1:
             _, begun, head = self._written.date(now_s)
         self.outcome, self.body_bytes, self._head_sent = COMPLETE, size, True
-        self._part_with_environ()
+        if self.gateway.keeps_environ:  # as `_part_with_environ`
+            self.environ.pop("wsgi.early_hints", None)
+        else:
+            self.environ = _NO_ENVIRON
         return head + data if length is not None else begun + length_end(size) + data
 
     def _whole(self, result: Sequence[bytes]) -> Piece | None:
