@@ -141,7 +141,11 @@ class Lab:
         """By its name."""
         if name not in self._fronts:
             self._fronts[name] = None
-            self._fronts[name] = self._made(name)
+            try:
+                self._fronts[name] = self._made(name)
+            except pytest.skip.Exception:  # its program is not there: so for each test that needs it
+                del self._fronts[name]
+                raise
         found = self._fronts[name]
         assert found is not None, f"{name} did not start; an earlier test says why"
         return found
