@@ -78,6 +78,7 @@ def _serve(words: list[str]) -> int:
     if "-v" in words or "--version" in words:
         print(f"graceserve {graceserve.__version__} on Python {sys.version.split()[0]}")
         return 0
+    _open_standard_fds()
     from graceserve.files import RealFiles
     from graceserve.master.main import serve
     from graceserve.release import Launch, read_release
@@ -88,6 +89,14 @@ def _serve(words: list[str]) -> int:
     launch = Launch.of(orig_argv, sys.argv[0], sys.executable, environ, RealFiles())
     settings, pin = read_release(launch, environ, RealFiles())
     return serve(launch, settings, pin, environ)
+
+
+def _open_standard_fds() -> None:
+    """What is closed of 0, 1 and 2 would become one of our sockets, and be written to by whoever prints. Before the
+    master is imported: with ctypes comes libffi, which since 3.5 keeps its own file open."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def _help() -> str:

@@ -44,7 +44,6 @@ _BUGS_IN_A_ROW_MAX = 100  # turns that raised: the master goes on, but does not 
 def serve(launch: Launch, settings: Settings, pin: Pin, environ: dict[str, str]) -> int:
     """Be a new master until it is stopped; its exit status. Raises `OperatorError` before anything is started."""
     signal.pthread_sigmask(signal.SIG_BLOCK, OBEYED)  # a TERM from here on waits for its handler, and is obeyed
-    _open_standard_fds()
     ids = look_up(settings.user, settings.group)
     desk = _desk(launch, environ, settings)
     if desk.log.problem:
@@ -71,13 +70,6 @@ def serve(launch: Launch, settings: Settings, pin: Pin, environ: dict[str, str])
         desk.log.info("listening", addr=listener.address)
     master.begin()
     return master.run()
-
-
-def _open_standard_fds() -> None:
-    """What is closed of 0, 1 and 2 would become one of our sockets, and be written to by whoever prints."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
 
 
 def _desk(launch: Launch, environ: dict[str, str], settings: Settings) -> Desk:

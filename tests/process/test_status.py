@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sys
 
 import graceserve
 from tests.process.conftest import Boot, Serve
@@ -63,10 +64,10 @@ def test_the_smallest_example(site: Site, serve: Serve) -> None:
 
 
 def test_master_is_small(boot: Boot) -> None:
-    """Below 20 MB resident, and it loads neither the app nor uvloop."""
+    """Below 20 MB resident (24 with Python 3.14, which is larger itself), and it loads neither the app nor uvloop."""
     server = boot()
     proc = look_up(server.pid)
-    assert proc is not None and proc.rss_bytes < 20_000_000, proc
+    assert proc is not None and proc.rss_bytes < (20_000_000 if sys.version_info < (3, 14) else 24_000_000), proc
     assert proc.threads == 1
     with open(f"/proc/{server.pid}/maps", encoding="utf-8") as file:
         maps = file.read()
