@@ -165,16 +165,14 @@ class Connection(asyncio.Protocol):
         """Keep it for now: what has come on all connections is read first, and then served, without a system call in
         between. After each one the caches of processor and memory management are somebody else's."""
         state = self.state
+        if state is LAST or state is MOVED:
+            return
+        self._reader.receive(data)
         if state is IDLE or state is HEAD:
-            self._reader.receive(data)
             self._home.soon(self)
             if len(data) < LARGE_BYTES:  # nearly always
                 return
-        elif state is LAST or state is MOVED:
-            return
-        else:
-            self._reader.receive(data)
-        if state is BODY:
+        elif state is BODY:
             self._read_body()
             if self.state is LAST:  # refused: what still comes is to be read, and dropped
                 return

@@ -26,7 +26,6 @@ from graceserve.worker.relief import Relief
 from graceserve.worker.runs import Inline, ThreadRun
 from graceserve.worker.service import Service
 from graceserve.worker.spool import Spool
-from graceserve.worker.watch import Watch
 from graceserve.worker.wsgi import Exchange, Gateway
 
 SWEEP_S = 1.0  # how often time limits are looked at, while there are connections
@@ -74,7 +73,7 @@ class Connections:
         self._begun_s = 0.0  # when requests were given to the threads the last time
         self._queue_check: asyncio.TimerHandle | None = None
         self._saturated = False  # as the siblings see it
-        self._inline = Inline(loop, Watch())
+        self._inline = Inline(loop)
         self.relief = Relief(loop, inbox, place, self._waiting, self._inline)
         self._sweep: asyncio.TimerHandle | None = None
         self._unswept: list[Connection] = []

@@ -3,8 +3,8 @@
 It notices that the master is gone. A worker whose loop turns then drains by itself; one that is stuck in an app call
 would keep the port from the next master and never leave. Killing the stuck is otherwise the master's business.
 
-And it notices a call that lasts (`--threads 1`): then it passes on the connections behind it that have something to
-say, as soon as they say it. While nothing is called it sleeps.
+And it notices a call that lasts (`--threads 1`): then it sends the answers that are kept, and passes on the connections
+behind it that have something to say, as soon as they say it. While nothing is called it sleeps.
 """
 
 import os

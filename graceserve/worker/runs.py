@@ -68,9 +68,9 @@ class Inline:
 
     __slots__ = ("_begun", "_kept", "_loop", "watch")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, watch: Watch) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.watch = watch
+        self.watch = Watch()
         self._kept: deque[tuple[Client, Exchange, Context, Piece | None]] = deque()  # first pieces, never a `FilePart`
         self._begun: deque[InlineRun] = deque()  # these are sent; there is more to come, or an iterable to be closed
 

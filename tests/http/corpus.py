@@ -34,7 +34,7 @@ from typing import Any
 from graceserve.worker.http.chunked import LINE_BYTES_MAX
 from graceserve.worker.http.h11_port import H11Heads
 from graceserve.worker.http.httptools_port import HttptoolsHeads
-from graceserve.worker.http.memo import Memo
+from graceserve.worker.http.memo import NEW_MAX, Memo
 from graceserve.worker.http.policy import Admitted, Refused
 from graceserve.worker.http.port import Heads, Limits
 from graceserve.worker.http.reader import END, Event, Reader
@@ -178,7 +178,7 @@ def agreed(h11: Heads, httptools: Heads, limits: Limits, raw: bytes, cuts: Itera
     cut, other = account(h11, limits, pieces, none), account(httptools, limits, pieces, none)
     assert cut == other, f"the parsers differ in pieces: {cut} {other}"
     assert cut.without_partial_body() == whole.without_partial_body(), f"it depends on the cuts: {whole} {cut}"
-    its_own = Memo(limits, new_max=1 if len(raw) % 2 else 64)  # one of them is quick to see what differs
+    its_own = Memo(limits, new_max=1 if len(raw) % 2 else NEW_MAX)  # one of them is quick to see what differs
     for name, memo in (("of its own", its_own), ("of all before", _experienced(limits))):
         _memorize(httptools, limits, raw, memo)
         for again in range(3):  # recalled at once, or learned: the second time at the latest

@@ -5,10 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from graceserve.worker.connection import Connection, State
-from graceserve.worker.http.policy import Admitted
-from graceserve.worker.spool import Spool
-from graceserve.worker.wsgi import Exchange
+from graceserve.worker.connection import State
 from tests.http.test_time_limits import Desk
 
 SMALL_BYTES = 4096  # of the kernel's buffers
@@ -17,19 +14,10 @@ SMALL_BYTES = 4096  # of the kernel's buffers
 class Keeper(Desk):
     """Answers only when it is told to."""
 
-    def serve(self, connection: Connection, request: Admitted, spool: Spool | None) -> None:
-        made = self.environs.make(request, spool and spool.rewound(), 0, connection.route)
-        self.inline.call(connection, Exchange(self.gateway, request, made))
+    keeps_answers = True
 
     def ask(self, path: str, more: str = "") -> None:
         self.send(f"GET {path} HTTP/1.1\r\nHost: t\r\n{more}\r\n".encode(), State.RUNNING)
-
-    def answer_now(self) -> bytes:
-        """What has come, if anything."""
-        try:
-            return self.client.recv(1 << 16)
-        except BlockingIOError:
-            return b""
 
     def send_early(self) -> None:
         """As in a long call."""
@@ -83,14 +71,13 @@ def test_a_part_of_it(keeper: Keeper, early: int) -> None:
     for _ in range(early):
         keeper.send_early()
         assert not keeper.connection.movable
-        seen += keeper.answer_now()
+        seen += keeper.received() or b""
     assert early == 0 or 0 < len(seen) < 60000
     keeper.inline.answer()
 
     def all_has_come() -> bool:
         nonlocal seen
-        piece = keeper.answer_now()
-        seen += piece
+        seen += keeper.received() or b""
         return len(seen.partition(b"\r\n\r\n")[2]) >= 60000
 
     keeper.until(all_has_come)

@@ -67,7 +67,7 @@ def test_a_request_without_them_has_none() -> None:
             assert "HTTP_COOKIE" not in environ and "HTTP_X_FORWARDED_FOR" not in environ
             assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("127.0.0.1", "1")
         else:
-            assert environ["HTTP_COOKIE"] == known.differing["HTTP_COOKIE"] if known.differing else False
+            assert known.differing is not None and environ["HTTP_COOKIE"] == known.differing["HTTP_COOKIE"]
             assert environ["REMOTE_ADDR"].startswith("10.0.0.") and "REMOTE_PORT" not in environ
 
 

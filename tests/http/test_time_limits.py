@@ -22,7 +22,6 @@ from graceserve.worker.http.reader import Reader
 from graceserve.worker.patience import Pace, Patience
 from graceserve.worker.runs import Inline
 from graceserve.worker.spool import Spool
-from graceserve.worker.watch import Watch
 from graceserve.worker.wsgi import Exchange, Gateway, Outcome
 from tests.http.apps import app
 from tests.http.harness import PATIENCE_S
@@ -35,6 +34,7 @@ class Desk:
 
     patience = Patience(keep_alive_s=75)
     draining = watches = False
+    keeps_answers = False  # until `inline.answer`
 
     def __init__(self) -> None:
         self.loop = uvloop.new_event_loop()
@@ -42,7 +42,7 @@ class Desk:
         self.over = False
         self.refusals: list[int] = []
         self.heads = heads("auto")
-        self.inline = Inline(self.loop, Watch())
+        self.inline = Inline(self.loop)
         self.environs = Environs(constants(1, 1, None, None, FileWrapper), Trust.of(""), frozenset())
         self.gateway = Gateway(app, Log(), bool)
         ours, self.client = socket.socketpair()
@@ -61,7 +61,8 @@ class Desk:
     def serve(self, connection: Connection, request: Admitted, spool: Spool | None) -> None:
         made = self.environs.make(request, spool and spool.rewound(), 0, connection.route)
         self.inline.call(connection, Exchange(self.gateway, request, made))
-        self.inline.answer()
+        if not self.keeps_answers:
+            self.inline.answer()
 
     def send_file(self, connection: Connection, part: FilePart) -> FileSender:
         return FileSender(self.loop, connection.sock, part, connection.file_sent)
@@ -115,12 +116,17 @@ class Desk:
         self.time += seconds
         self.connection.check(self.time)
 
-    def answer(self) -> bytes:
-        self.until(lambda: True)
+    def received(self) -> bytes | None:
+        """What has come, if anything."""
         try:
             return self.client.recv(1 << 16)
         except BlockingIOError:
-            return b"nothing"
+            return None
+
+    def answer(self) -> bytes:
+        self.until(lambda: True)
+        found = self.received()
+        return b"nothing" if found is None else found
 
 
 @pytest.fixture

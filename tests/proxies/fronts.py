@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from typing import TypeVar
 
 import pytest
 
@@ -23,6 +24,7 @@ from tests.proxies.certificates import Certificate, self_signed
 from tests.proxies.curl import Answer, curl
 from tests.proxies.proxies import UNBUFFERED, Apache, Haproxy, NginxWithTls
 
+K, V = TypeVar("K"), TypeVar("V")
 CLIENT = "127.0.0.9"
 FILE_BYTES = 3_000_000
 # the servers' limits: where they are lower than the defaults, the proxies' own limits would else be met first
@@ -112,6 +114,21 @@ class Front:
         return curl(*self.args, *args, *self.urls(*paths), body=body)
 
 
+def _once(made: dict[K, V | None], key: K, make: Callable[[], V]) -> V:
+    """What was made for this key. What failed is not tried again; where a program is not there, each test that needs it
+    is skipped."""
+    if key not in made:
+        made[key] = None
+        try:
+            made[key] = make()
+        except pytest.skip.Exception:
+            del made[key]
+            raise
+    found = made[key]
+    assert found is not None, f"{key} did not start; an earlier test says why"
+    return found
+
+
 @dataclass
 class Lab:
     """All servers and proxies of the package. `root` is a directory of its own."""
@@ -139,26 +156,12 @@ class Lab:
 
     def front(self, name: str) -> Front:
         """By its name."""
-        if name not in self._fronts:
-            self._fronts[name] = None
-            try:
-                self._fronts[name] = self._made(name)
-            except pytest.skip.Exception:  # its program is not there: so for each test that needs it
-                del self._fronts[name]
-                raise
-        found = self._fronts[name]
-        assert found is not None, f"{name} did not start; an earlier test says why"
-        return found
+        return _once(self._fronts, name, lambda: self._made(name))
 
     def server(self, mode: str, protocol: str = "off", tls: bool = False) -> Server:
         """One that listens on TCP, at `address`, and at a Unix socket, `unix_of`."""
         key = (mode, protocol, tls)
-        if key not in self._servers:
-            self._servers[key] = None
-            self._servers[key] = self.start(f"server-{len(self._servers)}", mode, protocol, tls)
-        found = self._servers[key]
-        assert found is not None, f"a server for {key} did not start; an earlier test says why"
-        return found
+        return _once(self._servers, key, lambda: self.start(f"server-{len(self._servers)}", mode, protocol, tls))
 
     def start(self, name: str, mode: str, protocol: str = "off", tls: bool = False, *more: str) -> Server:
         """A server of its own, ready."""

@@ -63,22 +63,13 @@ class _Recent(dict[bytes, T]):
         return False
 
 
-class _Blocks(_Recent[Known]):
-    """Fields as a whole."""
-
-    def came(self, block: bytes, admitted: Admitted) -> None:
-        """Keep it, if it has come before."""
-        if self.came_again(block) and len(block) <= BLOCK_BYTES_MAX:
-            self.keep(block, (Alike(admitted), {}))
-
-
 class _Fields(_Recent[Pair]):
     """Field lines. `KeyError` for a line of which nothing is known."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
         self._names: dict[str, str] = {}
-        self.new = ""  # the name of the last line that had not come before; whoever asks sets it back
+        self.new: tuple[str, str] | None = None  # name and key of the last line that is new; whoever asks sets it back
 
     def __missing__(self, line: bytes) -> Pair:
         pair = self.older.get(line)
@@ -88,16 +79,12 @@ class _Fields(_Recent[Pair]):
                 raise KeyError
             pair = self._names[name], value
             if not self.came_again(line):
-                self.new = name
+                self.new = name, pair[0]
                 return pair
             if len(line) > LINE_BYTES_MAX:
                 return pair
         self.keep(line, pair)
         return pair
-
-    def key_of(self, name: str) -> str:
-        """Of a line that is known or new."""
-        return self._names[name]
 
     def learn(self, line: bytes, variables: dict[str, str]) -> bool:
         """Of a head that was admitted with these. Whether such a line is known now."""
@@ -130,7 +117,7 @@ class _Differing:
         self.marks: tuple[tuple[bytes, str], ...] = ()  # how such a line begins, with the end of the one before it
         self.keys: frozenset[str] = frozenset()  # in environ
 
-    def came(self, name: str, key: str) -> bool:
+    def count(self, name: str, key: str) -> bool:
         """A new line of this name. Whether `marks` are others now."""
         new = self._new
         new[name] = new.get(name, 0) + 1
@@ -155,7 +142,7 @@ class Memo:
     def __init__(self, limits: Limits, head_bytes_max: int = 1 << 30, new_max: int = NEW_MAX) -> None:
         self.head_bytes_max = min(head_bytes_max, limits.unsuspicious_bytes)  # `recall` is not to be asked for more
         self._fields_max = limits.fields_max
-        self._blocks = _Blocks(BLOCKS_MAX)  # none holds a field that differs
+        self._blocks: _Recent[Known] = _Recent(BLOCKS_MAX)  # none holds a field that differs
         self._fields = _Fields(FIELDS_MAX)
         self._pair_of = self._fields.__getitem__
         self._differing = _Differing(new_max)
@@ -201,7 +188,7 @@ class Memo:
         lines = block.split(b"\r\n")
         if len(lines) < 3 or lines.pop() or lines.pop():  # it ends with an empty line, or is not all of a head
             return None
-        self._fields.new = ""
+        self._fields.new = None
         try:
             fields = dict(map(self._pair_of, lines))
         except KeyError:
@@ -214,10 +201,10 @@ class Memo:
         if variables is None:
             return None
         admitted = Admitted(variables, raw, fields, own)
-        if not self._fields.new:
-            self._block_came(block, admitted, len(lines))
-        elif self._differing.came(self._fields.new, self._fields.key_of(self._fields.new)):
-            self._blocks = _Blocks(BLOCKS_MAX)
+        if self._fields.new is None:
+            self._learn_block(block, admitted, len(lines))
+        elif self._differing.count(*self._fields.new):
+            self._blocks = _Recent(BLOCKS_MAX)
         return admitted
 
     def learn(self, raw: bytes, admitted: Admitted) -> None:
@@ -231,14 +218,16 @@ class Memo:
         lines = block.split(b"\r\n")[:-2]
         known = [self._fields.learn(text, admitted.variables) for text in lines]
         if not (admitted.keep_alive and all(known)):  # else it is known by its fields, until it comes again
-            self._block_came(block, admitted, len(lines))
+            self._learn_block(block, admitted, len(lines))
 
-    def _block_came(self, block: bytes, admitted: Admitted, count: int) -> None:
-        """Of `count` fields."""
+    def _learn_block(self, block: bytes, admitted: Admitted, count: int) -> None:
+        """Of `count` fields, when it comes again."""
         differing = self._differing
         fields = admitted.fields or admitted.variables
-        if differing.keys.isdisjoint(fields) and count + len(differing.marks) <= self._fields_max:
-            self._blocks.came(block, admitted)
+        if not differing.keys.isdisjoint(fields) or count + len(differing.marks) > self._fields_max:
+            return
+        if self._blocks.came_again(block) and len(block) <= BLOCK_BYTES_MAX:
+            self._blocks.keep(block, (Alike(admitted), {}))
 
 
 def _is_plain(value: str) -> bool:
