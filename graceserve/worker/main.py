@@ -11,6 +11,7 @@ from setproctitle import setproctitle
 
 from graceserve.config import Settings
 from graceserve.logs import Log
+from graceserve.priority import step_forward
 from graceserve.stacks import open_stacks
 from graceserve.template.load import AppError, WSGIApplication
 from graceserve.wire.channel import Channel, Inbox
@@ -28,6 +29,7 @@ from graceserve.worker.http.port import Limits
 from graceserve.worker.patience import NEVER_S, Patience
 from graceserve.worker.preface import Expected
 from graceserve.worker.proxyproto import Mode
+from graceserve.worker.rehearsal import rehearse
 from graceserve.worker.serve import Worker
 from graceserve.worker.service import Service
 from graceserve.worker.signals import obey, obey_no_more, quit_now
@@ -73,25 +75,27 @@ def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, s
         parser = heads(settings.http)
         access = access_of(settings)
         booted = boot(settings.app, post.app, settings.warmup, environs)
+        obey(quit_now)  # the app may have set handlers of its own
+        service = Service(
+            app=booted.app,
+            environs=environs,
+            heads=parser,
+            limits=limits_of(settings),
+            patience=patience_of(settings),
+            settings=settings,
+            connections_max=connections_max(settings),
+            draining=draining,
+            log=log,
+            expected=expected_of(settings),
+            tls=tls,
+            access=access,
+        )
+        rehearse(service)
     except AppError as error:
         channel.send(WorkerFailed(error.reason, tail(error.detail)))
         obey_no_more()
         return 1
-    obey(quit_now)  # the app may have set handlers of its own
-    service = Service(
-        app=booted.app,
-        environs=environs,
-        heads=parser,
-        limits=limits_of(settings),
-        patience=patience_of(settings),
-        settings=settings,
-        connections_max=connections_max(settings),
-        draining=draining,
-        log=log,
-        expected=expected_of(settings),
-        tls=tls,
-        access=access,
-    )
+    step_forward()  # now, because threads begin as those that start them
     acceptor = Acceptor(listeners, inbox.take, log)
     worker = Worker(service, channel, inbox, acceptor, place)
     place.enter()  # before a sibling may accept, which would take all that there is from a predecessor

@@ -12,6 +12,7 @@ from typing import Any
 import uvloop
 
 from graceserve.errors import WireError
+from graceserve.priority import step_aside
 from graceserve.wire import messages as m
 from graceserve.wire.channel import Channel, Inbox, close_all
 from graceserve.worker.accept import Acceptor
@@ -59,6 +60,8 @@ class Worker:
         try:
             self._loop.run_forever()
         finally:
+            if self._terms is not None and self._terms.way is Way.HAND_OVER:
+                step_aside()
             obey_no_more()
             self._connections.close()
             self._arrivals.end()

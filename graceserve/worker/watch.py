@@ -50,6 +50,10 @@ class Watch:
             self.touched = False
         self.settled()
 
+    def close(self) -> None:
+        """Where there is no guard any more."""
+        os.close(self.wake_fd)
+
     def wake(self) -> None:
         """Have the guard look. In a signal handler, too."""
         self.asleep = False
