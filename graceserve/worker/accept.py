@@ -71,6 +71,11 @@ class Acceptor:
         for sock in self._listeners.values():
             sock.close()
 
+    def end(self) -> None:
+        """Close, where no loop polls it any more."""
+        self.close()
+        self._epoll.close()
+
     def rest(self) -> Iterator[Arrival]:
         """All that is queued now, on every listener that is open and in the inbox: at a stop nobody else will come for
         it, and who puts something into the inbox later takes it out himself."""

@@ -56,6 +56,7 @@ class Arrivals:
     def end(self) -> None:
         """The loop is about to be closed."""
         self._loop.remove_reader(self._acceptor.fileno())
+        self._acceptor.end()
 
     def resume(self) -> None:
         """There may be room again."""

@@ -10,6 +10,7 @@ clients waited 10 ms for that.
 import asyncio
 import socket
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -38,15 +39,13 @@ OK = b"HTTP/1.1 200 "
 
 def rehearse(service: Service) -> None:
     """Serve, and hand over. Raises `AppError`."""
-    rehearsal = _Rehearsal(_free_of_options(service))
-    try:
-        rehearsal.run()
-    except OSError as error:
-        rehearsal.problem = rehearsal.problem or str(error)
-    finally:
-        rehearsal.close()
-    if rehearsal.problem:
-        raise AppError(f"a worker can't serve a request of its own: {rehearsal.problem}")
+    with ExitStack() as opened:
+        try:
+            problem = _Rehearsal(_free_of_options(service), opened).run()
+        except OSError as error:
+            problem = str(error)
+    if problem:
+        raise AppError(f"a worker can't serve a request of its own: {problem}")
 
 
 def _free_of_options(service: Service) -> Service:
@@ -63,59 +62,53 @@ def _app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
 
 
 class _Rehearsal:
-    def __init__(self, service: Service) -> None:
-        self.problem = ""
+    def __init__(self, service: Service, opened: ExitStack) -> None:
+        """What it opens is closed with `opened`, also if something can't be opened."""
+        self._opened = opened
+        self._problem = ""
         self._loop = uvloop.new_event_loop()
+        opened.callback(self._loop.close)
         self._loop.set_exception_handler(self._on_bug)
         self._inbox = Inbox.new()
+        opened.callback(self._inbox.close)
         self._acceptor = Acceptor([], self._inbox.take, service.log)
         place = Board().place(0)
         self._connections = Connections(service, self._loop, self._inbox.put, place, self._on_settled)
+        opened.callback(self._connections.close)
+        opened.callback(self._connections.relief.close)
         self._arrivals = Arrivals(service, self._loop, self._acceptor, self._connections, self._on_settled)
-        self._clients: dict[socket.socket, int] = {}  # and the requests that each has yet to send
+        opened.callback(self._arrivals.end)
+        self._left: dict[socket.socket, int] = {}  # answers that each client has yet to get
 
-    def run(self) -> None:
-        """Until all that is asked is answered, and handed over."""
-        loop = self._loop
+    def run(self) -> str:
+        """Until all that is asked is answered, and handed over. What went wrong, or nothing."""
         for _ in range(CONNECTIONS):
             self._connect()
         self._arrivals.start()
-        loop.call_soon(asyncio._set_running_loop, None)  # as in `serve`
-        loop.run_forever()
-        self._arrivals.end()
-        if not self.problem:
+        self._loop.call_soon(asyncio._set_running_loop, None)  # as in `serve`
+        self._loop.run_forever()
+        if not self._problem:
             self._take_back()
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-        for client in self._clients:
-            self._loop.remove_reader(client)
-            client.close()
-        self._connections.close()
-        self._connections.relief.watch.close()
-        self._loop.close()
-        self._acceptor.close()
-        self._inbox.close()
+        return self._problem
 
     def _connect(self) -> None:
         client, server = socket.socketpair()
         with server:
             hand_over(Arrival(server, Route(Site("rehearsal"), Peer())), self._inbox.put)
-        self._clients[client] = REQUESTS
+        self._opened.callback(client.close)
         self._loop.add_reader(client, self._on_answer, client)
-        self._ask(client)
-
-    def _ask(self, client: socket.socket) -> None:
-        self._clients[client] -= 1
+        self._opened.callback(self._loop.remove_reader, client)
+        self._left[client] = REQUESTS
         client.send(REQUEST)
 
     def _on_answer(self, client: socket.socket) -> None:
         answer = client.recv(65_536)
+        self._left[client] -= 1
         if not answer.startswith(OK):
             self._fail(f"the answer begins with {answer[:40]!r}")
-        elif self._clients[client]:
-            self._ask(client)
-        elif not any(self._clients.values()):
+        elif self._left[client]:
+            client.send(REQUEST)
+        elif not any(self._left.values()):
             self._loop.call_soon(self._drain)
 
     def _drain(self) -> None:
@@ -126,7 +119,7 @@ class _Rehearsal:
         self._loop.call_soon(self._loop.stop)
 
     def _take_back(self) -> None:
-        for _ in self._clients:
+        for _ in self._left:
             arrival = take_over(self._inbox.take, {})
             if arrival is not None:
                 arrival.sock.close()
@@ -135,7 +128,7 @@ class _Rehearsal:
         self._arrivals.resume()
 
     def _fail(self, problem: str) -> None:
-        self.problem = problem
+        self._problem = problem
         self._loop.stop()
 
     def _on_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

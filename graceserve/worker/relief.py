@@ -74,6 +74,15 @@ class Relief:
         """The service stops: nobody takes anything any more."""
         self._ended = True
 
+    def close(self) -> None:
+        """Where there is no guard."""
+        self.watch.close()
+        self._epoll.close()
+        if self._loop_epoll is not None:
+            self._loop_epoll.close()
+        for end in self._silence:
+            end.close()
+
     def _settle(self) -> None:
         passed, self._passed = self._passed, []
         for connection in passed:

@@ -51,7 +51,7 @@ class Watch:
         self.settled()
 
     def close(self) -> None:
-        """Where there is no guard any more."""
+        """Where there is no guard."""
         os.close(self.wake_fd)
 
     def wake(self) -> None:
