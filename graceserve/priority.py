@@ -9,7 +9,7 @@ to return from it, as niceness would. A kernel that knows nothing of it does wha
 import ctypes
 import os
 
-LONG_SLICE_NS = 100_000_000  # the longest that there is
+LONG_SLICE_NS = 10_000_000  # several times the usual one; where no core is ever idle, a wake-up may wait for as long
 ENDING_NICER_BY = 10  # a tenth of a share: what an app does at its end takes time, but not for ever
 _SYS_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345}  # <asm/unistd.h>
 _ORDINARY = (os.SCHED_OTHER, os.SCHED_BATCH)

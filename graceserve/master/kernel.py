@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from graceserve.priority import step_back
 from graceserve.wire.channel import Channel
 from graceserve.wire.messages import ExecFailed
 
@@ -159,7 +158,6 @@ def _become(order: Spawn) -> NoReturn:
 
 
 def _prepare_child(order: Spawn) -> None:
-    step_back()  # it starts while others serve, and what it forks does, too
     signal.set_wakeup_fd(-1)  # it is the parent's
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if callable(signal.getsignal(number)):

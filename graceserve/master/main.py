@@ -33,6 +33,7 @@ from graceserve.master.privileges import drop, look_up
 from graceserve.master.reexec import Reexec, Snapshot
 from graceserve.master.reloads import Reloads
 from graceserve.master.signals import OBEYED, Signals
+from graceserve.priority import step_back
 from graceserve.release import Launch, Pin
 from graceserve.wire.channel import Channel, Inbox
 from graceserve.wire.messages import Reopen
@@ -102,6 +103,7 @@ class Master:
         desk = self._desk
         name = f" [{desk.settings.name}]" if desk.settings.name else ""
         setproctitle(f"graceserve: master{name}")
+        step_back()  # and so does, to begin with, whatever it starts
         os.chdir("/")  # the release that it was started from may be removed
         if not desk.kernel.become_subreaper() and os.getpid() != 1:
             desk.log.warning("no-subreaper", text="prctl(2) refused; workers of a dead template will be lost")

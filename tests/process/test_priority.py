@@ -43,7 +43,8 @@ def default_ns() -> int:
 def test_long_slices_until_it_serves(site: Site, boot: Boot, default_ns: int, threads: str) -> None:
     server = boot("--workers", "1", "--threads", threads)
     [old] = server.worker_pids()
-    assert _slices(server.pid) == _slices(old) == {default_ns}
+    assert _slices(old) == {default_ns}
+    assert min(_slices(server.pid)) > default_ns
     before = {proc.pid for proc in server.processes()}
     gate = site.gate("import")
     site.flip(site.release("42", f"hold({gate.path!r})"))
