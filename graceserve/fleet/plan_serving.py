@@ -19,7 +19,7 @@ from graceserve.fleet.state import Generation, PartPhase, Worker, WorkerPhase, f
 # Asked of every worker at every step; Python 3.11 is slow to find a member of an Enum.
 STARTING, READY = WorkerPhase.STARTING, WorkerPhase.READY
 ACCEPTING, DRAINING = WorkerPhase.ACCEPTING, WorkerPhase.DRAINING
-PACE_S = 0.02  # between two drains of a roll; a hand-over and an exit take less
+PACE_S = 0.02  # between two drains of a roll: about what a hand-over and an exit take
 PACED_MOST_S = 1.0  # of all drains of a roll: many workers go at a shorter pace
 PINGS_PER_TIMEOUT = 3  # a stuck worker is noticed after one timeout, not between one and two
 
