@@ -1,10 +1,14 @@
 """The serving generation: accept, roll the rest of the old workers over, keep the count, ping. Pure; in the
 master.
 
-With `surge` 0 all old workers drain at the promotion. With N the new generation was promoted with N workers;
-the rest of it is forked as old ones go, never more than wanted + N at once, old ones and draining ones
-included. Old workers are drained, oldest generation and highest slot first, down to what the new generation
-lacks.
+With `surge` 0 all old workers drain from the promotion on. With N the new generation was promoted with N
+workers; the rest of it is forked as old ones go, never more than wanted + N at once, old ones and draining
+ones included. Old workers are drained, oldest generation and highest slot first, down to what the new
+generation lacks.
+
+They are drained one at a time, the first in the step of the promotion: hand-overs and the end of an interpreter
+cost CPU, and all of them at once would make requests wait. Only time paces them, so a stuck one holds up nobody.
+A stop has no pace.
 """
 
 from graceserve.fleet.actions import Accept, Drain, Ping
@@ -15,6 +19,8 @@ from graceserve.fleet.state import Generation, PartPhase, Worker, WorkerPhase, f
 # Asked of every worker at every step; Python 3.11 is slow to find a member of an Enum.
 STARTING, READY = WorkerPhase.STARTING, WorkerPhase.READY
 ACCEPTING, DRAINING = WorkerPhase.ACCEPTING, WorkerPhase.DRAINING
+PACE_S = 0.02  # between two drains of a roll: about what a hand-over and an exit take
+PACED_MOST_S = 1.0  # of all drains of a roll: many workers go at a shorter pace
 PINGS_PER_TIMEOUT = 3  # a stuck worker is noticed after one timeout, not between one and two
 
 
@@ -68,8 +74,12 @@ def roll(p: Plan, server: Generation, workers: list[Worker]) -> None:
     if server.terms.surge <= 0 or (kept and p.due(server.progress_at + server.terms.startup_timeout_s)):
         kept = 0
     accepting.sort(key=lambda worker: (worker.generation, -worker.slot))
+    pace_s = min(PACE_S, PACED_MOST_S / sum(p.state.generations[number].wanted for number in retiring))
     for worker in accepting[: max(0, len(accepting) - kept)]:
+        if not p.due(server.drain_at):
+            break
         drain(p, worker)
+        server.drain_at = p.now + pace_s
 
 
 def shrink(p: Plan, server: Generation, workers: list[Worker]) -> None:

@@ -123,6 +123,7 @@ class Generation:
     probe_sent: float | None = None  # the one that is not answered yet
     moved_at: float = 0.0  # they were last seen to make progress
     progress_at: float = 0.0  # since promote: the last worker that became ready
+    drain_at: float = 0.0  # since promote: no old worker is drained before; one that has gone can't say when it was
 
     @property
     def wanted(self) -> int:

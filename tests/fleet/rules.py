@@ -1,4 +1,4 @@
-"""The nine rules of DESIGN.md section 3, checked after every step of a fleet, in every test of this folder.
+"""The nine rules of DESIGN.md section 3, and those of a roll, checked after every step of a fleet, in every test here.
 
 `Watched` is a fleet with an observer. The observer keeps books of its own from the events that went in and the
 actions that came out: which processes may exist, who was promoted, whose verdict is open. It never believes the fleet
@@ -6,6 +6,7 @@ about those.
 """
 
 import json
+from math import inf
 from typing import Any
 
 from graceserve.fleet.actions import (
@@ -39,7 +40,6 @@ from graceserve.fleet.events import (
     TemplateExited,
     TemplateFailed,
     TemplateReady,
-    Terms,
     Tick,
     WorkerExited,
     WorkerFailed,
@@ -48,6 +48,7 @@ from graceserve.fleet.events import (
 )
 from graceserve.fleet.machine import Fleet
 from graceserve.fleet.plan_end import VERDICT_TIMEOUT_S
+from graceserve.fleet.plan_serving import PACE_S, PACED_MOST_S
 from graceserve.fleet.plan_start import RETIRING_MAX, STARTUP_TIMES_MAX
 from graceserve.fleet.state import CANDIDATE, STARTED, Generation, PartPhase, Phase, Worker, WorkerPhase
 
@@ -89,7 +90,8 @@ class Watched:
         self.accepted: set[int] = set()
         self.ending: set[int] = set()  # workers that were drained, quit or killed, or left
         self.failed: set[int] = set()  # candidates that have lost a worker
-        self.terms: dict[int, Terms] = {}
+        self.old = 0  # workers that accepted at the last Promote and are to leave
+        self.drain_at = -inf  # of a roll: the next drain comes then, no sooner
         self.late_s = LATE_S
 
     def step(self, event: Event, now: float) -> list[Action]:
@@ -205,6 +207,7 @@ class Watched:
                 for worker in self.ready
             ), "rule 3", action, "slot", slot, "is not ready")  # fmt: skip
         self.serving = action.generation
+        self.old, self.drain_at = len(self.accepted & self.workers.keys() - self.ending), -inf
 
     def accept(self, action: Accept) -> None:
         self.must_run(action)
@@ -219,7 +222,26 @@ class Watched:
             expect(known, "drain of one that never accepted", action)
             expect(action.successor == (0 if self.stopped else self.serving), "successor", action)
             expect(action.grace_s >= 0, "grace", action)
+            old = self.workers[action.worker][0] < self.serving
+            if old and action.worker not in self.ending and not self.stopped:
+                self.roll(action)
         self.ending.add(action.worker)
+
+    def roll(self, action: Drain) -> None:
+        """An old worker is to leave: one at a time, in order, no more than the new ones make up for."""
+        expect(self.now >= self.drain_at, "pace", action, self.drain_at)
+        generations, server = self.fleet.generations.values(), self.fleet.generations[self.serving]
+        pace_s = min(PACE_S, PACED_MOST_S / sum(g.wanted for g in generations if g.phase is RETIRING))
+        expect(pace_s * self.old <= PACED_MOST_S, "a roll takes too long", action, self.old)
+        self.drain_at = self.now + pace_s
+        drained = self.fleet.workers[action.worker]
+        stay = [w for w in self.fleet.workers.values() if w.phase is ACCEPTING and w.generation < self.serving]
+        for worker in stay:
+            later = (worker.generation, -worker.slot) > (drained.generation, -drained.slot)
+            expect(later, "oldest generation first, highest slot first", action, worker)
+        if server.terms.surge > 0 and self.now < server.progress_at + server.terms.startup_timeout_s:
+            new = [w for w in self.accepted - self.ending if self.workers.get(w, (0, 0))[0] == self.serving]
+            expect(len(stay) + len(new) >= server.wanted, "too few accept", action, stay, new)
 
     def ping(self, action: Ping) -> None:
         expect(action.worker in self.accepted and action.worker not in self.ending, "ping", action)
@@ -342,11 +364,18 @@ class Watched:
             expect(not busy, "rule 5: a failed generation still works", busy)
         elif g.phase is RETIRING:
             if any(w.phase is ACCEPTING for w in workers):
-                server = self.fleet.generations[self.fleet.serving]
-                limits.append(server.progress_at + server.terms.startup_timeout_s)
+                limits.append(self.drained_by())
             older = any(w.generation < g.number for w in self.fleet.workers.values())
             expect(workers or limits or (g.tickets and older), "rule 5: a generation retires without an end", g)
         return limits
+
+    def drained_by(self) -> float:
+        """When the next old worker must leave. Only what takes its place, or time without such, is waited for."""
+        server = self.fleet.generations[self.serving]
+        stalled_at = server.progress_at + server.terms.startup_timeout_s
+        accepting = [worker for worker in self.fleet.workers.values() if worker.phase is ACCEPTING]
+        waits = server.terms.surge > 0 and len(accepting) <= server.wanted and self.now < stalled_at
+        return stalled_at if waits else self.drain_at
 
     def starts_in_time(self, g: Generation, since: float) -> None:
         timeout_s = g.terms.startup_timeout_s

@@ -312,9 +312,10 @@ class World:
         worker = self.workers.get(serial)
         if worker is None or worker.hung or worker.starting:
             return
-        self.at(self.short(), lambda: self.say(serial, WorkerLeaving(serial)))
-        busy_s = self.rng.random() * self.rng.choice((0.1, 0.1, 2.0, 15.0))
-        self.at(1.0 + busy_s, lambda: self.die(serial, "exit status 0"))
+        hears_s = self.short()
+        self.at(hears_s, lambda: self.say(serial, WorkerLeaving(serial)))
+        busy_s = self.rng.random() * self.rng.choice((0.01, 0.1, 2.0, 15.0))  # an idle one is gone before the next
+        self.at(hears_s + busy_s, lambda: self.die(serial, "exit status 0"))
 
     def drain(self, action: Drain) -> None:
         if not self.fault(0.5):
