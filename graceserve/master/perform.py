@@ -272,6 +272,9 @@ class Perform:
         desk.log.info(
             "promoted", gen=generation, previous=previous, release=running.pin.title, bind=",".join(addresses)
         )
+        for child in desk.book.children:
+            if child.kind is Kind.WORKER and child.generation < generation and child.channel is not None:
+                child.channel.send(m.Outdated())
         desk.notify.ready(f"generation {generation} serves {running.pin.title}")
         self._reloads.progress(generation, f"promoted generation {generation}")
 

@@ -147,6 +147,14 @@ class Accept:
 
 
 @dataclass(frozen=True, slots=True)
+class Outdated:
+    """A newer generation was promoted: accept until the drain, but leave the inbox to the newer.
+
+    A connection that came back would be handed over again, and answered by old code after the new.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Travels ahead of the SIGTERM. `grace_s` seconds from now the worker is killed.
 
@@ -281,7 +289,7 @@ class Unknown:
 
 Message: TypeAlias = (
     Boot | Fork | Retire | TemplateHello | TemplateReady | TemplateFailed | ForkFailed | Forked | WorkerHello
-    | WorkerReady | WorkerFailed | Leaving | Pong | Accept | Drain | Ping | Reopen | HandOver | AskReload
+    | WorkerReady | WorkerFailed | Leaving | Pong | Accept | Outdated | Drain | Ping | Reopen | HandOver | AskReload
     | AskRollback | AskStatus | AskStop | AskReopen | Progress | Told | Status | Done | Refused | ResumeChecked
     | ExecFailed | Unknown
 )  # fmt: skip

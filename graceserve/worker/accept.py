@@ -37,6 +37,7 @@ class Acceptor:
         self._sites = {sock.fileno(): site_of(name, sock) for name, sock in listeners}
         self._by_name = {site.name: site for site in self._sites.values()}
         self._inbox_fd = inbox.fileno()
+        self._sources: tuple[int, ...] = (*self._listeners, self._inbox_fd)
         self._open = False
         self.refused = False
 
@@ -49,20 +50,25 @@ class Acceptor:
         if self.refused or self._open:
             return
         self._open = True
-        for fd in (*self._listeners, self._inbox_fd):
+        for fd in self._sources:
             self._register(fd)
 
     def pause(self) -> None:
         """Leave arrivals to others, for now."""
         if self._open and not self.refused:
             self._open = False
-            for fd in (*self._listeners, self._inbox_fd):
+            for fd in self._sources:
                 self._unregister(fd)
+
+    def leave_inbox(self) -> None:
+        """To the workers of a newer generation. But for `rest`."""
+        self._unregister(self._inbox_fd)
+        self._sources = tuple(self._listeners)
 
     def refuse(self) -> None:
         """Never accept again, but for `rest`. Idempotent; for a signal handler, too."""
         self.refused = True
-        for fd in (*self._listeners, self._inbox_fd):
+        for fd in self._sources:
             self._unregister(fd)
 
     def close(self) -> None:

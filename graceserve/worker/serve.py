@@ -108,6 +108,8 @@ class Worker:
         match message:
             case m.Accept():
                 self._take(Input.ACCEPT)
+            case m.Outdated():
+                self._acceptor.leave_inbox()
             case m.Drain(grace_s, stop):
                 self._on_drain(grace_s, stop)
             case m.Ping():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from graceserve.wire.messages import Accept, Drain, HandOver, WorkerReady
+from graceserve.wire.messages import Accept, Drain, HandOver, Outdated, WorkerReady
 from graceserve.worker.lifecycle import INBOX_FULL_S
 from tests.http.harness import REPOSITORY, Stage, Worker, eventually, passed, stage
 
@@ -119,6 +119,26 @@ def test_bytes_that_arrive_between_two_owners_wait_in_the_kernel() -> None:
             client.send(b"GET /version HTTP/1.1\r\nHost: test\r\n\r\n")  # nobody reads: it lies in the inbox
             new.tell(Accept())
             assert client.response().body.startswith(b"8 ")
+
+
+def test_who_is_outdated_leaves_the_inbox_to_the_newer() -> None:
+    """But accepts, until it is drained: a roll goes from one worker to the next."""
+    with stage() as at, at.worker(side=0) as other, at.worker(side=0) as old, at.worker(side=1) as new:
+        old.accept()
+        old.tell(Outdated())
+        old.ping()
+        other.expect(WorkerReady)
+        other.tell(Accept())
+        old.process.send_signal(signal.SIGSTOP)
+        with at.connect() as client:
+            assert client.get("/version").body == f"7 {other.pid}".encode()
+            old.process.send_signal(signal.SIGCONT)
+            other.drain()
+            assert other.ended() == 0
+            client.send(b"GET /version HTTP/1.1\r\nHost: test\r\n\r\n")
+            assert at.get("/version").body == f"7 {old.pid}".encode()
+            new.accept()
+            assert client.response().body == f"8 {new.pid}".encode()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
