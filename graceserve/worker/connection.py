@@ -25,6 +25,7 @@ from graceserve.worker.filewrapper import FilePart
 from graceserve.worker.http.policy import Admitted, Body, Refused
 from graceserve.worker.http.reader import END, Event, Reader
 from graceserve.worker.http.response import plain
+from graceserve.worker.ledger import KEPT, KEPT_BYTES_MAX, NEAR_BYTES, Ledger
 from graceserve.worker.patience import Pace, Patience
 from graceserve.worker.runs import Run
 from graceserve.worker.spool import Spool
@@ -58,6 +59,7 @@ class Home(Protocol):
     """The worker, as its connections see it."""
 
     patience: Patience
+    ledger: Ledger
     draining: bool  # tell it whenever a connection rests
     watches: bool  # tell it whenever a request is `served`
 
@@ -102,20 +104,26 @@ class Connection(asyncio.Protocol):
         "_continued",
         "_eof",
         "_file",
+        "_given",
         "_given_bytes",
         "_held_back",
         "_home",
+        "_ledger",
+        "_near",
         "_reader",
         "_request",
         "_run",
+        "_seen",
         "_sender",
         "_spool",
         "_transport",
         "_waited_s",
         "_whole",
+        "_words",
         "_write_pace",
         "fd",
         "full",
+        "line",
         "requests",
         "route",
         "since",
@@ -152,6 +160,12 @@ class Connection(asyncio.Protocol):
         self._answered_early = 0.0  # when, if the guard did it, while that is not known on the loop thread
         self._body_pace: Pace | None = None
         self._write_pace: Pace | None = None
+        self._ledger = ledger = home.ledger
+        self._words, self._given = ledger.words, ledger.given
+        self.line, self._seen = ledger.line(arrival.sock, arrival.route)  # the word as long as nothing is kept
+        self._near = ledger.near(self.line)
+        if not arrival.continued:  # which is not noted
+            self._note()
 
     # --- asyncio.Protocol
 
@@ -167,12 +181,22 @@ class Connection(asyncio.Protocol):
         state = self.state
         if state is LAST or state is MOVED:
             return
-        self._reader.receive(data)
+        size = len(data)
+        self._seen = seen = self._seen + size
+        reader = self._reader
+        reader.receive(data)
         if state is IDLE or state is HEAD:
+            if size <= NEAR_BYTES and reader.held is data:  # nearly always
+                self._near[:size] = data
+                self._words[self.line] = seen + size * KEPT
+                self._home.soon(self)
+                return
+            self._note_more(data)
             self._home.soon(self)
-            if len(data) < LARGE_BYTES:  # nearly always
+            if size < LARGE_BYTES:
                 return
         elif state is BODY:
+            self._note_more(data)
             self._read_body()
             if self.state is LAST:  # refused: what still comes is to be read, and dropped
                 return
@@ -242,6 +266,7 @@ class Connection(asyncio.Protocol):
         self._answered_early = self._home.now()
         if size == len(piece) and exchange.outcome is _COMPLETE and exchange.keep_alive and not self._held_back:
             self.state = IDLE
+            self._note()
         return piece[size:]
 
     def emit(self, piece: bytes) -> None:
@@ -259,24 +284,28 @@ class Connection(asyncio.Protocol):
         if not self._transport.get_write_buffer_size():
             self._start_file()
 
-    def finished(self, exchange: Exchange, last: bytes | None = None) -> None:
-        if last is not None and self.state is not CLOSED:  # as `send`
-            self._given_bytes += len(last)
-            self._transport.write(last)
+    def finished(self, exchange: Exchange, last: bytes | None = None) -> None:  # noqa: C901 - a call would be felt
+        goes_on = exchange.outcome is _COMPLETE and exchange.keep_alive
+        state = self.state
+        if state is not CLOSED and state is not MOVED:
+            if last is not None:
+                self._given_bytes += len(last)
+            if goes_on and not self._reader.held:  # as `_note`, which counts as soon as the rest is out
+                self._given[self.line] = self._given_bytes
+                self._words[self.line] = self._seen
+            elif goes_on:
+                self._note()
+            if last is not None:  # as `send`
+                self._transport.write(last)
         self._run = None
         if self._spool is not None:
             self._drop_request()
         if self._home.watches:
-            answered = self._answered_early or self._home.now()
-            self._home.served(exchange, answered - self.since)
-            self._answered_early = 0.0
+            self._tell_served(exchange)
         if self.state is CLOSED or self.state is MOVED:
             return
-        if exchange.outcome is not _COMPLETE:
-            self._cut(reset=exchange.ends_by_close)
-            return
-        if not exchange.keep_alive:
-            self._end()
+        if not goes_on:
+            self._last(exchange)
             return
         self.state = IDLE
         self.since = self._home.now()
@@ -317,7 +346,8 @@ class Connection(asyncio.Protocol):
         )
 
     def arrival(self) -> Arrival:
-        """What whoever goes on needs to know. Threads as for `movable`."""
+        """What whoever goes on needs to know, and is about to be told. Threads as for `movable`."""
+        self.alone()
         state, waited_s = self.state, self._waited_s
         if state is HEAD or (state is IDLE and not self._reader.held):
             waited_s = self._home.now() - self.since
@@ -376,6 +406,8 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Enforce the time limits. Called about once a second."""
         patience = self._home.patience
+        if self.state is IDLE and not self._words[self.line] and self.movable:
+            self._note()  # the inbox had no room
         if self._write_stalled(now, patience):
             self._cut(reset=True)
             return
@@ -391,6 +423,31 @@ class Connection(asyncio.Protocol):
                 self._refuse(408, f"body too slow: {self.body_bytes} bytes so far")
             case State.LAST if waited_s > patience.linger_s:
                 self._transport.abort()
+
+    # --- the ledger
+
+    def alone(self) -> None:
+        """From here on nobody else could go on, even if this process is killed. On app threads, too."""
+        self._words[self.line] = 0
+
+    def _note(self) -> None:
+        """Between requests: whoever goes on begins with what is held here."""
+        line = self.line
+        self._given[line] = self._given_bytes
+        held = self._reader.unserved(None, b"")
+        if len(held) <= KEPT_BYTES_MAX:
+            self._ledger.keep(line, 0, held)
+            self._words[line] = self._seen + len(held) * KEPT
+
+    def _note_more(self, data: bytes) -> None:
+        """They follow what was noted, if anything was."""
+        word = self._words[self.line]
+        kept = word // KEPT
+        if not word or kept + len(data) > KEPT_BYTES_MAX:
+            self.alone()
+            return
+        self._ledger.keep(self.line, kept, data)
+        self._words[self.line] = self._seen + (kept + len(data)) * KEPT
 
     # --- steps
 
@@ -440,6 +497,7 @@ class Connection(asyncio.Protocol):
         self._body_pace = Pace(self._home.patience.body_s, self.since)
         if request.expects_continue and not self._reader.held and not self._continued:
             self._continued = True
+            self.alone()  # that the client was told so is not noted
             self.send(_CONTINUE)
 
     def _take_body(self, data: bytes) -> None:
@@ -464,7 +522,19 @@ class Connection(asyncio.Protocol):
         """The request is not served at once."""
         self._run = run
 
+    def _tell_served(self, exchange: Exchange) -> None:
+        answered = self._answered_early or self._home.now()
+        self._home.served(exchange, answered - self.since)
+        self._answered_early = 0.0
+
+    def _last(self, exchange: Exchange) -> None:
+        if exchange.outcome is _COMPLETE:
+            self._end()
+        else:
+            self._cut(reset=exchange.ends_by_close)
+
     def _refuse(self, status: int, reason: str) -> None:
+        self.alone()
         self._home.refused(self, status, reason)
         self._drop_request()
         self.send(plain(status, time()))
@@ -478,6 +548,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Once all is sent."""
+        self.alone()
         self._become(LAST)
         self._transport.close()
 

@@ -59,6 +59,8 @@ class Connections:
         self._journal = Journal(service.access, loop, service.log) if service.access is not None else None
         self.watches = self._journal is not None
         self.patience = service.patience
+        self.ledger = service.ledger
+        self._words = self.ledger.words
         self.requests = 0  # begun
         self._gateway = Gateway(service.app, service.log, self._announces_close, keeps_environ=self.watches)
         self._secure_gateway = Gateway(  # TLS can't be handed over
@@ -331,6 +333,7 @@ class Connections:
             exchange.gateway = self._secure_gateway
         pool = self._pool
         if pool is None:
+            self._words[connection.line] = 0  # `alone`, whose call would be felt here
             self._inline.call(connection, exchange)
             if route.secure:
                 self._inline.answer()  # the guard can't send it

@@ -26,6 +26,8 @@ from graceserve.worker.filewrapper import FileWrapper
 from graceserve.worker.forwarded import Trust
 from graceserve.worker.http.heads import heads
 from graceserve.worker.http.port import Limits
+from graceserve.worker.keeper import keep
+from graceserve.worker.ledger import Ledger
 from graceserve.worker.patience import NEVER_S, Patience
 from graceserve.worker.preface import Expected
 from graceserve.worker.proxyproto import Mode
@@ -37,6 +39,7 @@ from graceserve.worker.tls import context
 
 UNLIMITED_HEAD_BYTES = 16 << 20  # `--limit-request-line 0` and the like
 SPARE_FDS = 64  # for the app's own files and sockets, of those that RLIMIT_NOFILE allows
+LEDGER_FDS = 1024  # of the app's, below which the numbers of all connections are
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, s
     name = f" [{settings.name}]" if settings.name else ""
     setproctitle(f"graceserve: worker {post.slot} gen {post.generation}{name}")
     obey(quit_now)  # nothing to finish yet
+    ledger = Ledger(connections_max(settings) + LEDGER_FDS)
+    keep(ledger, inbox.put, channel, f"graceserve: keeper of worker {post.slot} gen {post.generation}{name}")
     log = Log(
         json=settings.log_json,
         level=settings.log_level,
@@ -86,6 +91,7 @@ def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, s
             connections_max=connections_max(settings),
             draining=draining,
             log=log,
+            ledger=ledger,
             expected=expected_of(settings),
             tls=tls,
             access=access,

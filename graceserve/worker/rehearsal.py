@@ -27,6 +27,7 @@ from graceserve.worker.connections import Connections
 from graceserve.worker.environ import Peer, Route, Site
 from graceserve.worker.handoff import hand_over, take_over
 from graceserve.worker.http.port import Limits
+from graceserve.worker.ledger import Ledger
 from graceserve.worker.lifecycle import Terms, Way
 from graceserve.worker.patience import NEVER_S, Patience
 from graceserve.worker.service import Service
@@ -52,7 +53,7 @@ def _free_of_options(service: Service) -> Service:
     """One that shows nothing, refuses nothing, and leaves no threads behind."""
     return replace(
         service, app=_app, settings=replace(service.settings, threads=1), limits=Limits(), patience=Patience(NEVER_S),
-        connections_max=CONNECTIONS, access=None, tls=None, expected=None,
+        connections_max=CONNECTIONS, ledger=Ledger(0), access=None, tls=None, expected=None,
     )  # fmt: skip
 
 

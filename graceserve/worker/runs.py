@@ -40,6 +40,9 @@ class Client(Protocol):
     def send_file(self, part: FilePart) -> None:
         """Send it from its file, behind what is buffered. `full` until that is done."""
 
+    def alone(self) -> None:
+        """The app is about to be called: nobody else may, whatever happens. On app threads, too."""
+
     def running(self, run: "Run") -> None:
         """The exchange takes more than one go."""
 
@@ -262,6 +265,7 @@ class ThreadRun:
     def work(self) -> None:
         """All of it, up to the next file."""
         self.begun = True
+        self.client.alone()
         self._context.run(self._turns)
 
     def _turns(self) -> None:

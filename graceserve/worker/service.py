@@ -10,6 +10,7 @@ from graceserve.worker.access_log import AccessLog
 from graceserve.worker.draining import Draining
 from graceserve.worker.environ import Environs
 from graceserve.worker.http.port import Heads, Limits
+from graceserve.worker.ledger import Ledger
 from graceserve.worker.patience import Patience
 from graceserve.worker.preface import Expected
 
@@ -27,6 +28,7 @@ class Service:
     connections_max: int
     draining: Draining
     log: Log
+    ledger: Ledger
     expected: Expected | None = None  # the PROXY protocol
     tls: ssl.SSLContext | None = None
     access: AccessLog | None = None

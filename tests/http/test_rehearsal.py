@@ -16,6 +16,7 @@ from graceserve.worker.draining import Draining
 from graceserve.worker.environ import constants
 from graceserve.worker.filewrapper import FileWrapper
 from graceserve.worker.http.heads import heads
+from graceserve.worker.ledger import Ledger
 from graceserve.worker.main import environs_of, limits_of, patience_of
 from graceserve.worker.rehearsal import rehearse
 from graceserve.worker.service import Service
@@ -48,6 +49,7 @@ def test_it_closes_what_it_opens() -> None:
     service = Service(
         app=_never, environs=environs_of(settings, told), heads=heads(settings.http), limits=limits_of(settings),
         patience=patience_of(settings), settings=settings, connections_max=1, draining=Draining(), log=Log(),
+        ledger=Ledger(0),
     )  # fmt: skip
     rehearse(service)  # what is opened once in the life of a process
     before = os.listdir("/proc/self/fd")

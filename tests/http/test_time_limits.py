@@ -19,6 +19,7 @@ from graceserve.worker.http.heads import heads
 from graceserve.worker.http.policy import Admitted
 from graceserve.worker.http.port import Limits
 from graceserve.worker.http.reader import Reader
+from graceserve.worker.ledger import Ledger
 from graceserve.worker.patience import Pace, Patience
 from graceserve.worker.runs import Inline
 from graceserve.worker.spool import Spool
@@ -33,6 +34,7 @@ class Desk:
     """A `Home` for one connection, with a clock that stands still."""
 
     patience = Patience(keep_alive_s=75)
+    ledger = Ledger(0)
     draining = watches = False
     keeps_answers = False  # until `inline.answer`
 

@@ -116,8 +116,12 @@ class Server:
         return int(self.serving()["template_pid"])
 
     def processes(self) -> list[Proc]:
-        """All living ones below the master."""
-        return [proc for proc in descendants(self.pid) if proc.alive]
+        """All living ones below the master, but for the keepers."""
+        return [proc for proc in descendants(self.pid) if proc.alive and not _is_keeper(proc)]
+
+    def keepers(self) -> list[Proc]:
+        """The workers' keepers: one beside each of them."""
+        return [proc for proc in descendants(self.pid) if proc.alive and _is_keeper(proc)]
 
     def get(self, path: str = "/version") -> web.Response:
         """One request on a connection of its own."""
@@ -221,6 +225,10 @@ class Server:
         self.send(signal.SIGTERM)
         code = self.wait_exit()
         assert code == 0, f"exit {code}: {self.log[-3000:]}"
+
+
+def _is_keeper(proc: Proc) -> bool:
+    return proc.title.startswith("graceserve: keeper ")
 
 
 ACCEPTING = ("accepting",)  # worker phases in the status

@@ -1,0 +1,174 @@
+"""What a worker notes of its connections, so that they can be handed over when it is killed. Shell; worker and keeper.
+
+Memory that it shares with its keeper, with a line for each descriptor. On a line are a word, how many bytes the client
+was given, who the client is, and what was read of a request that has not begun. The word is 0 if nobody else could go
+on: there is no connection, or a request runs. Else it counts the bytes that were ever read of the connection, and those
+of them that are kept. To note something is to store it, the word last: no system call, and it takes effect at once.
+
+A worker may be killed in the middle of everything. Bytes that it had taken from the kernel and not kept yet nobody has
+any more; an answer that it was about to send, too. The kernel counts both (`_Count`), and where it does not agree with
+what is noted, the connection is not handed over.
+"""
+
+import array
+import fcntl
+import json
+import mmap
+import socket
+import struct
+import termios
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graceserve.worker.arrival import Arrival
+from graceserve.worker.environ import Peer, Route, Site
+
+# A word: 1, and how many bytes were read, and for each of them that is kept this. Small numbers are the quick ones.
+KEPT, KEPT_BYTES_MAX = 1 << 48, (1 << 13) - 1
+NEAR_BYTES = 1024  # of these are kept beside those of other connections, the others in pages of its own: few have any
+_FAR_BYTES = KEPT_BYTES_MAX + 1 - NEAR_BYTES
+_FACTS_BYTES, _WORD_BYTES = 192, 8
+_FACTS = struct.Struct("8sqH")  # the socket's cookie, what it had been given before, the length of what follows
+_SO_COOKIE, _COOKIE_BYTES = 57, 8  # <asm-generic/socket.h>: no other socket gets this number
+_INFO = struct.Struct("B119xQQ")  # struct tcp_info of <linux/tcp.h>: tcpi_state, tcpi_bytes_acked, tcpi_bytes_received
+_CLOSE_WAIT = 8  # <linux/tcp_states.h>
+_MAP_NORESERVE = 0x4000  # <asm-generic/mman.h>; Python names it from 3.13 on
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A connection that another worker can go on with."""
+
+    arrival: Arrival
+    waits: bool  # something of a request has come
+
+
+class Ledger:
+    """One a worker. Connections write `words`, `given` and what is `near` themselves, each on its line."""
+
+    def __init__(self, descriptors: int) -> None:
+        """Lines for the descriptors below this number, and a `spare` one that nobody reads."""
+        self.spare = descriptors
+        self.words = _shared((descriptors + 1) * _WORD_BYTES).cast("q")
+        self.given = _shared((descriptors + 1) * _WORD_BYTES).cast("q")
+        self._near = _shared((descriptors + 1) * NEAR_BYTES)
+        self._far = _shared((descriptors + 1) * _FAR_BYTES)
+        self._facts = _shared((descriptors + 1) * _FACTS_BYTES)
+
+    # --- worker
+
+    def line(self, sock: socket.socket, route: Route) -> tuple[int, int]:
+        """The line of a connection, and its word as long as nothing is kept. Only of TCP does the kernel count, and
+        nobody else can go on with TLS."""
+        fd = sock.fileno()
+        if fd >= self.spare or route.secure or sock.family == socket.AF_UNIX:
+            return self.spare, 1
+        self.words[fd] = 0
+        told = json.dumps((route.site.name, route.peer.address, route.peer.port)).encode()
+        if _FACTS.size + len(told) > _FACTS_BYTES:
+            return self.spare, 1
+        try:
+            count = _Count.of(sock)
+            facts = _FACTS.pack(_cookie(sock), count.written, len(told)) + told
+        except OSError:  # the client is gone, or the kernel does not count
+            return self.spare, 1
+        at = fd * _FACTS_BYTES
+        self._facts[at : at + len(facts)] = facts
+        self.given[fd] = 0
+        return fd, count.read + 1
+
+    def near(self, line: int) -> memoryview:
+        """Where the first bytes are kept that were read of a request."""
+        return self._near[line * NEAR_BYTES : (line + 1) * NEAR_BYTES]
+
+    def keep(self, line: int, start: int, data: bytes) -> None:
+        """These, behind `start` others."""
+        room = max(0, NEAR_BYTES - start)
+        near, far = data[:room], data[room:]
+        at = line * NEAR_BYTES + start
+        self._near[at : at + len(near)] = near
+        at = line * _FAR_BYTES + start - NEAR_BYTES + room
+        self._far[at : at + len(far)] = far
+
+    # --- keeper
+
+    def saved(self) -> Iterator[Saved]:
+        """All that can be handed over, once nobody writes here any more."""
+        for fd, word in enumerate(self.words.tolist()[: self.spare]):
+            if not word:
+                continue
+            try:
+                sock = socket.socket(fileno=fd)
+            except OSError:  # closed since, or no socket any more
+                continue
+            facts = _FACTS.unpack_from(self._facts, fd * _FACTS_BYTES)
+            if self._agrees(sock, word, *facts[:2]):
+                yield self._saved(sock, word, facts[2])
+            else:
+                sock.detach()  # it is not ours to close
+
+    def _agrees(self, sock: socket.socket, word: int, cookie: bytes, written: int) -> bool:
+        """Whether it is the connection that was noted, and nothing is lost."""
+        try:
+            count = _Count.of(sock)
+            same = _cookie(sock) == cookie
+        except OSError:
+            return False
+        given = self.given[sock.fileno()]
+        return same and count.read + 1 == word % KEPT and count.written == written + given
+
+    def _saved(self, sock: socket.socket, word: int, size: int) -> Saved:
+        fd, kept = sock.fileno(), word // KEPT
+        at = fd * _FACTS_BYTES + _FACTS.size
+        name, address, port = json.loads(bytes(self._facts[at : at + size]))
+        arrival = Arrival(sock, Route(Site(name), Peer(address, port)), fresh=False, read=self._kept(fd, kept))
+        return Saved(arrival, waits=bool(kept) or _size(sock, termios.FIONREAD) > 0)
+
+    def _kept(self, line: int, size: int) -> bytes:
+        near, far = line * NEAR_BYTES, line * _FAR_BYTES
+        rest = max(0, size - NEAR_BYTES)
+        return bytes(self._near[near : near + size - rest]) + bytes(self._far[far : far + rest])
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """What the kernel says of a TCP connection: how many bytes this end ever read and wrote."""
+
+    read: int
+    written: int
+
+    @classmethod
+    def of(cls, sock: socket.socket) -> "_Count":
+        """tcp(7): TCP_INFO, SIOCINQ, SIOCOUTQ. Raises `OSError`, also if it is no TCP, or the kernel an old one."""
+        before = _info(sock)
+        while True:
+            unread, unacked = _size(sock, termios.FIONREAD), _size(sock, termios.TIOCOUTQ)
+            info = _info(sock)
+            if info == before:
+                break
+            before = info  # something has come in between
+        state, acked, received = info
+        return cls(received - unread - (state == _CLOSE_WAIT), acked + unacked)  # the client's FIN counts
+
+
+def _shared(size: int) -> memoryview:
+    """Zeros, shared with processes that are forked from here on. It takes memory where it is touched."""
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE))
+
+
+def _cookie(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _COOKIE_BYTES)
+
+
+def _info(sock: socket.socket) -> tuple[int, int, int]:
+    data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+    if len(data) < _INFO.size:
+        raise OSError("TCP_INFO is short of what is needed")
+    state, acked, received = _INFO.unpack(data)
+    return state, acked, received
+
+
+def _size(sock: socket.socket, what: int) -> int:
+    answer = array.array("i", [0])
+    fcntl.ioctl(sock, what, answer)
+    return answer[0]

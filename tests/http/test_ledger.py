@@ -1,0 +1,132 @@
+"""What a ledger gives back: exactly those connections with which somebody else can go on."""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from graceserve.worker.environ import Peer, Route, Site
+from graceserve.worker.ledger import KEPT, KEPT_BYTES_MAX, NEAR_BYTES, Ledger
+
+ROUTE = Route(Site("127.0.0.1:80"), Peer("192.0.2.7", 4711))
+
+
+class Desk:
+    """A ledger and a connection with a line in it."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(1024)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.client = socket.create_connection(listener.getsockname())
+            self.server, _ = listener.accept()
+        self.client.sendall(b"before")
+        assert self.server.recv(100) == b"before"
+        self.server.sendall(b"what it was answered")
+        self.line, self.word = self.ledger.line(self.server, ROUTE)
+        self.ledger.words[self.line] = self.word
+
+    def read(self, data: bytes) -> None:
+        """From the kernel, as a worker does, without a note of it."""
+        self.client.sendall(data)
+        left = len(data)
+        while left:
+            left -= len(self.server.recv(left))
+
+    def note(self, size: int, kept: int) -> None:
+        """So much was read."""
+        self.ledger.words[self.line] = self.word + size + kept * KEPT
+
+    def saved(self) -> list[tuple[bytes, bool]]:
+        """What was read of each, and whether something of a request has come."""
+        found = []
+        for saved in self.ledger.saved():
+            assert saved.arrival.route.peer == ROUTE.peer and saved.arrival.route.site.name == ROUTE.site.name
+            assert saved.arrival.sock.fileno() == self.server.fileno() and not saved.arrival.fresh
+            saved.arrival.sock.detach()
+            found.append((saved.arrival.read, saved.waits))
+        return found
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.close()
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    desk = Desk()
+    yield desk
+    desk.close()
+
+
+def test_at_rest(desk: Desk) -> None:
+    assert desk.saved() == [(b"", False)]
+
+
+def test_unread(desk: Desk) -> None:
+    desk.client.sendall(b"GET")
+    assert desk.saved() == [(b"", True)]
+
+
+def test_a_client_that_sends_no_more(desk: Desk) -> None:
+    desk.client.sendall(b"GET")
+    desk.client.shutdown(socket.SHUT_WR)
+    while desk.server.recv(100, socket.MSG_PEEK) != b"GET":
+        pass
+    assert desk.saved() == [(b"", True)]
+
+
+@pytest.mark.parametrize("size", [1, NEAR_BYTES, NEAR_BYTES + 1, KEPT_BYTES_MAX])
+@pytest.mark.parametrize("first", [0, 1, NEAR_BYTES - 1, NEAR_BYTES, 5000])
+def test_kept(desk: Desk, size: int, first: int) -> None:
+    data = os.urandom(size)
+    desk.read(data)
+    first = min(first, size)
+    desk.ledger.keep(desk.line, 0, data[:first])
+    desk.ledger.keep(desk.line, first, data[first:])
+    desk.note(size, size)
+    assert desk.saved() == [(data, True)]
+
+
+def test_read_and_not_noted(desk: Desk) -> None:
+    desk.read(b"GET / HTTP/1.1\r\n\r\n")
+    assert desk.saved() == []
+
+
+def test_an_answer_that_is_not_out(desk: Desk) -> None:
+    desk.ledger.given[desk.line] = 5
+    assert desk.saved() == []
+    desk.server.sendall(b"hello")
+    assert desk.saved() == [(b"", False)]
+
+
+def test_nothing_noted(desk: Desk) -> None:
+    desk.ledger.words[desk.line] = 0
+    assert desk.saved() == []
+
+
+def test_a_number_that_was_given_anew(desk: Desk) -> None:
+    """The app's own connection, to a database, as idle as the client's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as other:
+        os.dup2(other.fileno(), desk.server.fileno())
+        assert desk.saved() == []
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), desk.server.fileno())
+    assert desk.saved() == []
+
+
+def test_closed(desk: Desk) -> None:
+    os.close(desk.server.detach())
+    assert list(desk.ledger.saved()) == []
+
+
+def test_what_has_no_line() -> None:
+    """The kernel does not count a Unix socket's bytes; a descriptor may be beyond the ledger's end."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ledger = Ledger(1024)
+        assert ledger.line(ours, ROUTE)[0] == ledger.spare
+    desk = Desk()
+    ledger = Ledger(desk.server.fileno())
+    assert ledger.line(desk.server, ROUTE)[0] == ledger.spare
+    desk.close()
