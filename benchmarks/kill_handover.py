@@ -7,11 +7,11 @@ the drain is over. The app records when it begins and ends a request, and the vi
 moment of its death. A lost request is counted under what excuses it:
 
 - it ran in the killed process, or had run there and its answer was not sent yet,
-- it was sent (before the death, or while the kernel closed what the dead process had) on a connection that the killed
-  process had, and was not begun, as pipelined ones behind a running one are: what was in its memory, or in the kernel
-  for a descriptor that nobody else has, can't come back. (What is in the inbox is nobody's: no death loses that.)
+- it was pipelined behind such a one, so that nobody else could answer it in its turn,
+- it was on the one connection that the killed process had in its hands: just taken from the inbox, being read, being
+  answered or being handed over, and that not noted yet. One connection a kill, and few of them.
 
-Everything else is a failure.
+Everything else is a failure, also if an idle connection is closed: the killed process's keeper hands the others over.
 """
 
 import argparse
@@ -27,6 +27,8 @@ from tests.process.server import Server, script_launch
 from tests.process.strikes import WINDOW_S, Fate, Strike, Striker, judge, twice
 from tests.process.waiting import eventually
 from tests.process.web import free_address
+
+IN_HAND_SHARE = 0.1  # of the kills, which come while connections are moved: that takes 50 us each
 
 
 def main() -> int:
@@ -100,12 +102,13 @@ def _print_strikes(strikes: list[Strike]) -> None:
 def _claim(claims: Claims, report: Report, record: Record, strikes: list[Strike]) -> None:
     fates = judge(report, record, strikes)
     for fate in Fate:
-        kinds = Counter(lost.kind for lost in fates[fate])
-        print(f"{len(fates[fate]):6} {fate.value}" + (f" {dict(kinds)}" if fate is Fate.NOT_BEGUN else ""))
+        print(f"{len(fates[fate]):6} {fate.value}")
     unexcused = fates[Fate.UNEXCUSED]
     claims.check("nothing lost but with a killed process that had it", not unexcused, len(unexcused))
     for lost in unexcused[:10]:
         print(f"  {lost}")
+    in_hand = len({lost.port for lost in fates[Fate.IN_HAND]})
+    claims.check("few kills hit a connection in the process's hands", in_hand <= IN_HAND_SHARE * len(strikes), in_hand)
     again = twice(report, record)
     claims.check("no request ran twice", not again, again[:10] or 0)
     claims.check("each answer is that of its request", report.wrong == [], report.wrong[:3])

@@ -47,9 +47,8 @@ class Fate(Enum):
 
     RUNNING = "running in the killed process"
     UNSENT = "run by the killed process, its answer not sent yet"
-    NOT_BEGUN = "sent to the killed process before its death, and not begun"
-    TOO_LATE = "sent to the killed process while it died"
-    IDLE = "no request: an idle connection that the killed process had"
+    BEHIND = "sent behind one of these, on the same connection"
+    IN_HAND = "on the one connection that the killed process was just moving, reading or answering"
     UNEXCUSED = "NOT EXCUSED by any kill"
 
 
@@ -123,28 +122,47 @@ def _stopped(path: str) -> bool:
 
 
 def judge(report: Report, record: Record, strikes: Iterable[Strike]) -> dict[Fate, list[Lost]]:
-    """Each lost request and each closed connection under its fate."""
+    """Each lost request and each closed connection under its fate.
+
+    A process works on one connection at a time. What it has done to that one when it is killed, and not noted yet,
+    nobody can know, so that one may be closed; each other one of which no request has begun has to live on.
+    """
     found: dict[Fate, list[Lost]] = {fate: [] for fate in Fate}
     by_port: dict[int, list[Strike]] = {}
     for strike in strikes:
         for port in strike.held:
             by_port.setdefault(port, []).append(strike)
+    ran: set[tuple[int, Strike]] = set()
+    others: list[tuple[Lost, Strike]] = []
     for lost in (*report.lost, *report.idle_closes):
         killers = [one for one in by_port.get(lost.port, ()) if lost.opened < one.at < lost.at < one.at + NOTICED_S]
-        found[_fate(lost, record, killers)].append(lost)
+        fate = _fate(lost, record, killers)
+        if fate is None:
+            others.append((lost, killers[0]))
+            continue
+        found[fate].append(lost)
+        if fate is not Fate.UNEXCUSED:
+            ran.update((lost.port, killer) for killer in killers)
+    in_hand: dict[Strike, set[int]] = {}
+    for lost, killer in others:
+        if (lost.port, killer) not in ran:
+            in_hand.setdefault(killer, set()).add(lost.port)
+    for lost, killer in others:
+        if (lost.port, killer) in ran:
+            found[Fate.BEHIND].append(lost)
+        else:
+            found[Fate.IN_HAND if len(in_hand[killer]) == 1 else Fate.UNEXCUSED].append(lost)
     return found
 
 
-def _fate(lost: Lost, record: Record, killers: list[Strike]) -> Fate:
+def _fate(lost: Lost, record: Record, killers: list[Strike]) -> Fate | None:
+    """None if it was not begun, which is excused by what else happened."""
     if not killers or lost.how.startswith(("status", "pushed back", "no answer", "connect")):
         return Fate.UNEXCUSED  # the death of a process closes a connection, and nothing else
-    pids = {one.pid for one in killers}
     begun, ended = record.begun.get(lost.id, []), record.ended.get(lost.id, [])
-    if not lost.id:
-        return Fate.IDLE
     if not begun:
-        return Fate.NOT_BEGUN if lost.sent < killers[0].at else Fate.TOO_LATE
-    if not set(begun) <= pids:
+        return None
+    if not set(begun) <= {one.pid for one in killers}:
         return Fate.UNEXCUSED
     return Fate.UNSENT if ended else Fate.RUNNING
 

@@ -4,6 +4,7 @@ Small versions of benchmarks/same_connections.py and benchmarks/kill_handover.py
 """
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,9 +124,8 @@ def lost(how: str = "closed", name: str = "3-1", **more: Any) -> Lost:
     [
         (lost(), [7], [], Fate.RUNNING),
         (lost(), [7], [7], Fate.UNSENT),
-        (lost(), [], [], Fate.NOT_BEGUN),
-        (lost(sent=10.0), [], [], Fate.TOO_LATE),
-        (lost(name=""), [], [], Fate.IDLE),
+        (lost(), [], [], Fate.IN_HAND),
+        (lost(name=""), [], [], Fate.IN_HAND),
         (lost(), [8], [], Fate.UNEXCUSED),  # it ran elsewhere
         (lost(), [7, 8], [8], Fate.UNEXCUSED),
         (lost(port=5001), [7], [], Fate.UNEXCUSED),  # the victim did not have its connection
@@ -142,6 +142,17 @@ def test_what_a_kill_excuses(one: Lost, begun: list[int], ended: list[int], fate
     report = Report(1, 0, 1, 0, {}, {}, [], [], {}, lost=[one])
     record = Record({one.id: begun} if begun else {}, {one.id: ended} if ended else {})
     assert judge(report, record, [STRIKE])[fate] == [one]
+
+
+def test_a_kill_excuses_what_came_behind_a_request_that_ran_and_one_other_connection() -> None:
+    running, behind, other = lost(), lost(name="3-2"), lost(name="4-1", port=5002)
+    third = lost(name="", port=5003)
+    strike = replace(STRIKE, held=frozenset({5000, 5002, 5003}))
+    report = Report(4, 0, 3, 0, {}, {}, [], [], {}, lost=[behind, running, other])
+    found = judge(report, Record({"3-1": [7]}, {}), [strike])
+    assert (found[Fate.RUNNING], found[Fate.BEHIND], found[Fate.IN_HAND]) == ([running], [behind], [other])
+    report = replace(report, idle_closes=[third])
+    assert judge(report, Record({"3-1": [7]}, {}), [strike])[Fate.UNEXCUSED] == [other, third]
 
 
 @pytest.mark.parametrize(
