@@ -37,12 +37,19 @@ class Acceptor:
         self._sites = {sock.fileno(): site_of(name, sock) for name, sock in listeners}
         self._by_name = {site.name: site for site in self._sites.values()}
         self._inbox_fd = inbox.fileno()
+        self._inbox_poll = select.poll()
+        self._inbox_poll.register(self._inbox_fd, select.POLLIN)
         self._open = False
         self.refused = False
 
     def fileno(self) -> int:
         """Readable when `take` has something to do."""
         return self._epoll.fileno()
+
+    @property
+    def inbox_holds_some(self) -> bool:
+        """Whether `take` would find something there, unless a sibling is quicker."""
+        return self._open and not self.refused and bool(self._inbox_poll.poll(0))
 
     def resume(self) -> None:
         """Let arrivals wake the loop."""
