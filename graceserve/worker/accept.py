@@ -38,12 +38,20 @@ class Acceptor:
         self._by_name = {site.name: site for site in self._sites.values()}
         self._inbox_fd = inbox.fileno()
         self._sources: tuple[int, ...] = (*self._listeners, self._inbox_fd)
+        self._inbox_poll = select.poll()
+        self._inbox_poll.register(self._inbox_fd, select.POLLIN)
         self._open = False
         self.refused = False
 
     def fileno(self) -> int:
         """Readable when `take` has something to do."""
         return self._epoll.fileno()
+
+    @property
+    def inbox_holds_some(self) -> bool:
+        """Whether `take` would find something there, unless a sibling is quicker."""
+        takes = self._open and not self.refused and self._inbox_fd in self._sources
+        return takes and bool(self._inbox_poll.poll(0))
 
     def resume(self) -> None:
         """Let arrivals wake the loop."""

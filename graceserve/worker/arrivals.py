@@ -3,10 +3,12 @@
     taken --PROXY header, if one is expected--> opening --TLS handshake, if that is asked for--> a `Connection`
 
 All workers are woken for an arrival, and who is first would often be first for all of them, at a reload above all: so
-who has more connections than another free worker gives that one a moment.
+who has more connections than another free worker gives that one a moment. And with `--threads 1` one that comes from
+the inbox with something to say is served before the next is taken, which others may be quicker with.
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 
@@ -37,6 +39,7 @@ class Arrivals:
         self._loop = loop
         self._acceptor = acceptor
         self._connections = connections
+        connections.others_wait = self._others_wait
         self._settled = settled
         self._prefaces: set[Preface] = set()
         self._opening = 0
@@ -87,6 +90,8 @@ class Arrivals:
         if not self._room():
             self._acceptor.pause()
             return
+        if self._connections.newcomer is not None:
+            return  # it is served first: others may be quicker with the next one
         if self._connections.leave_it_to_others():
             return  # they have been woken, too
         if self._defers and self._connections.more_than_others(self.count):
@@ -102,6 +107,9 @@ class Arrivals:
             return
         if arrival is not None:
             self._adopt(arrival)
+
+    def _others_wait(self) -> bool:
+        return self._acceptor.inbox_holds_some and self._room() and not self._connections.leave_it_to_others()
 
     def _pause_for(self, time_s: float) -> None:
         self._acceptor.pause()
@@ -138,12 +146,20 @@ class Arrivals:
         connection = Connection(self._connections, arrival)
         handshake_s = min(self._service.patience.head_s, HANDSHAKE_S_MAX) if tls is not None else None
         self._opening += 1
+        done = self._opened
+        if not arrival.fresh and _speaks(arrival):
+            self._connections.expect(connection)
+            done = self._opened_newcomer
         drive(
             self._loop.connect_accepted_socket(
                 lambda: connection, arrival.sock, ssl=tls, ssl_handshake_timeout=handshake_s
             ),
-            self._opened,
+            done,
         )
+
+    def _opened_newcomer(self, error: BaseException | None) -> None:
+        self._connections.expect_no_more()
+        self._opened(error)
 
     def _opened(self, error: BaseException | None) -> None:
         self._opening -= 1
@@ -152,3 +168,13 @@ class Arrivals:
         elif error is not None:
             self._service.log.warning("connection-lost-on-arrival", reason=repr(error))
         self._settled()  # until now an opened one counted twice
+
+
+def _speaks(arrival: Arrival) -> bool:
+    """Whether it has something to say."""
+    if arrival.read:
+        return True
+    try:
+        return bool(arrival.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:  # nothing yet, or nothing any more
+        return False

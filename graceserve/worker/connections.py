@@ -77,6 +77,8 @@ class Connections:
         self._saturated = False  # as the siblings see it
         self._inline = Inline(loop)
         self.relief = Relief(loop, inbox, place, self._waiting, self._inline)
+        self.newcomer: Connection | None = None  # from the inbox, with something to say, and not served yet
+        self.others_wait: Callable[[], bool] = bool  # whether there is somebody in the inbox for this worker to take
         self._sweep: asyncio.TimerHandle | None = None
         self._unswept: list[Connection] = []
         self.draining = False  # there are terms
@@ -239,8 +241,11 @@ class Connections:
         before = monotonic()
         end = before + TURN_S
         answer_at = self._answer_at(before)
+        many = len(waiting)
+        if self.newcomer is not None or self.relief.older_first:
+            many = self._many_due()
         try:
-            for _ in range(len(waiting)):
+            for _ in range(many):
                 waiting.popleft().advance()
                 now = monotonic()
                 if now > answer_at:
@@ -255,6 +260,35 @@ class Connections:
             inline.answer()
         finally:
             self._go_on()
+
+    def _many_due(self) -> int:
+        """How many of those that wait, with whoever has waited for longest in front."""
+        waiting, newcomer, relief = self._waiting, self.newcomer, self.relief
+        older_first = relief.older_first > 0
+        relief.older_first -= older_first
+        if newcomer is None:
+            if self.others_wait():
+                return 0
+            relief.older_first = 0
+        elif newcomer not in waiting:
+            return 0  # it is being opened: the guard could not hand it over again if the next call were a long one
+        else:
+            self.newcomer = None
+            if older_first:
+                waiting.remove(newcomer)
+                waiting.appendleft(newcomer)
+                return 1
+        return len(waiting)
+
+    def expect(self, newcomer: Connection) -> None:
+        """It is to be opened, and served, before another one is taken from the inbox."""
+        if self._pool is None:
+            self.newcomer = newcomer
+
+    def expect_no_more(self) -> None:
+        """It is open. If nothing has been read of it by now nobody waits for it."""
+        if self.newcomer not in self._waiting:
+            self.newcomer = None
 
     def _answer_at(self, now: float) -> float:
         return now + TOGETHER_S if now > self._slow_until else now

@@ -4,10 +4,15 @@ Those who are answered already get their answers first.
 
     bytes come --> the guard hands the connection over --> the call ends --> the loop thread lets go of it
 
-A sibling takes it, or, if all are in long calls, whoever is through first: one queue for all of them. A connection
-stays where it is while nobody is free. The guard leaves the loop's own things alone: it sends the descriptor, puts
-a silent one in its place, so that the new owner's is the only one and can be closed, and marks the connection as moved.
-The loop thread ends what is left of it before it polls again.
+A sibling takes it, or, if all are in long calls, whoever is through first: one queue for all of them, in the order in
+which they came. While nobody is free a connection stays where it is until the call has lasted for `QUEUE_S`, so that
+short calls move nothing, however busy all are; and a request moves but once, since who is free takes one from the inbox
+and serves it before the next (`Connections.newcomer`). A call that long is followed by `older_first`: what comes to the
+worker now has waited for less long than what is in the inbox.
+
+The guard leaves the loop's own things alone: it sends the descriptor, puts a silent one in its place, so that the new
+owner's is the only one and can be closed, and marks the connection as moved. The loop thread ends what is left of it
+before it polls again.
 """
 
 import asyncio
@@ -15,12 +20,16 @@ import os
 import select
 import socket
 from collections import deque
+from time import monotonic
 
 from graceserve.wire.channel import Channel
 from graceserve.worker.board import Place
 from graceserve.worker.connection import Connection
 from graceserve.worker.handoff import hand_over
 from graceserve.worker.runs import Inline
+
+QUEUE_S = 0.02  # a call that goes on for as long is worth the move even if nobody is free: it costs below 1 % of it
+OLDER_FIRST_TURNS = 200  # of the loop, after such a call, at most: those in the inbox go before those who come here
 
 
 class Relief:
@@ -32,6 +41,7 @@ class Relief:
         self._inline = inline
         self.watch = inline.watch
         self.watch.settled = self._settle
+        self.now = monotonic
         self._inbox = inbox
         self._place = place
         self._waiting = waiting
@@ -42,6 +52,10 @@ class Relief:
         self._epoll = select.epoll()
         self._by_fd: dict[int, Connection] = {}
         self._passed: list[Connection] = []
+        self._turn = -1  # that the guard looked at last
+        self._turn_since = 0.0
+        self._queued = False  # who waited in this turn does so in the inbox
+        self.older_first = 0  # turns of the loop that are left for those in the inbox; they have waited for longer
 
     def fileno(self) -> int:
         """See `guard.Helper`."""
@@ -88,6 +102,9 @@ class Relief:
         for connection in passed:
             connection.let_go()
         self._place.free()
+        if self._queued:
+            self._queued = False
+            self.older_first = OLDER_FIRST_TURNS
 
     # --- guard's thread
 
@@ -105,9 +122,16 @@ class Relief:
                 return True
             self._place.busy()
             self._inline.send_early(turn)
-            if self._ended or not (self._place.others_free or self._leaving):
+            if self._ended or not (self._queues(turn) or self._place.others_free or self._leaving):
                 return False
             return self._pass_all(turn)
+
+    def _queues(self, turn: int) -> bool:
+        """Whether who waits had better do so in the inbox."""
+        if turn != self._turn:
+            self._turn, self._turn_since = turn, self.now()
+        self._queued = self.now() - self._turn_since > QUEUE_S and not self._place.alone
+        return self._queued
 
     def _pass_all(self, turn: int) -> bool:
         """Those that were read, then those that are readable."""

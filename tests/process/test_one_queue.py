@@ -1,9 +1,12 @@
 """One queue: no request waits behind a busy worker while somebody else could serve it, and none is lost by moving."""
 
+import contextlib
 import hashlib
 import json
+import os
 import random
 import signal
+import socket
 from collections import Counter
 from typing import Any
 
@@ -101,15 +104,15 @@ class Lines:
                 return mine
         raise AssertionError({pid: len(lines) for pid, lines in by_pid.items()})
 
-    def on_each(self, server: Server) -> dict[int, Line]:
-        """One for each worker."""
-        by_pid: dict[int, Line] = {}
+    def on_each(self, server: Server, count: int) -> dict[int, list[Line]]:
+        """So many, for each worker."""
+        by_pid: dict[int, list[Line]] = {pid: [] for pid in server.worker_pids()}
         for _ in range(CONNECTIONS_MAX):
             line = self.dial(server)
-            by_pid[line.ask()] = line
-            if len(by_pid) == len(server.worker_pids()):
-                return by_pid
-        raise AssertionError(f"only {set(by_pid)} of {server.worker_pids()}")
+            by_pid[line.ask()].append(line)
+            if min(map(len, by_pid.values())) >= count:
+                return {pid: mine[:count] for pid, mine in by_pid.items()}
+        raise AssertionError({pid: len(mine) for pid, mine in by_pid.items()})
 
     def close(self) -> None:
         for line in self.all:
@@ -228,7 +231,7 @@ def test_an_answer_in_front_of_a_long_call(site: Site, boot: Boot, lines: Lines,
 def test_all_are_busy(site: Site, boot: Boot, lines: Lines) -> None:
     """Who is through first serves those who wait; three workers."""
     server = boot("--workers", "3")
-    busy = lines.on_each(server)
+    busy = {pid: line for pid, [line] in lines.on_each(server, 1).items()}
     others = [lines.dial(server) for _ in range(6)]
     for line in others:
         line.ask()
@@ -249,6 +252,139 @@ def test_all_are_busy(site: Site, boot: Boot, lines: Lines) -> None:
         gates[pid].open()
         busy[pid].answer()
     all_is_well(server, lines)
+
+
+class BothBusy:
+    """Two workers, each in a call of its own, and connections that each of them holds."""
+
+    def __init__(self, site: Site, server: Server, lines: Lines, page: str = "hold", count: int = 3) -> None:
+        self.server = server
+        (self.one, of_one), (self.two, of_two) = lines.on_each(server, count).items()
+        [self.call_one, *self.of_one], [self.call_two, *self.of_two] = of_one, of_two
+        self.gate_one, self.gate_two = site.gate("one"), site.gate("two")
+        self.call_one.begin(page, self.gate_one)
+        self.call_two.begin(page, self.gate_two)
+        assert self.gate_one.wait_for() == {self.one}
+        assert self.gate_two.wait_for() == {self.two}
+
+    def queue(self, line: Line, page: str, gate: Gate | None = None) -> None:
+        """Have it ask, and wait until it is in the inbox."""
+        line.send(f"GET /{page}?{gate.path if gate else ''} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        eventually(lambda: not {self.one, self.two} & holders(self.server, line), what="no worker holds it")
+
+
+def holders(server: Server, line: Line) -> set[int]:
+    """The workers that have the server's end of it open."""
+    ends = [f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}"
+            for host, port in (line.sock.getpeername(), line.sock.getsockname())]  # fmt: skip
+    with open("/proc/net/tcp", encoding="ascii") as file:
+        [inode] = [words[9] for words in map(str.split, file) if words[1:3] == ends]
+    found = set()
+    for pid in server.worker_pids():
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(f"/proc/{pid}/fd/{name}") == f"socket:[{inode}]":
+                    found.add(pid)
+    return found
+
+
+@pytest.mark.parametrize("page", ["hold", "spin"])
+def test_first_come_first_served(site: Site, boot: Boot, lines: Lines, page: str) -> None:
+    """Who is through first serves the one who has waited for longest, wherever that was."""
+    both = BothBusy(site, boot(), lines, page)
+    order = [both.of_one[0], both.of_two[0], both.of_one[1], both.of_two[1]]
+    for line in order:
+        both.queue(line, "count")
+    both.gate_two.open()
+    assert [line.answer() for line in order] == [{"requests": n + 1, "pid": both.two} for n in range(len(order))]
+    both.gate_one.open()
+    assert both.call_one.pid() == both.one
+    assert both.call_two.pid() == both.two
+    all_is_well(both.server, lines)
+
+
+def test_before_those_who_come_now(site: Site, boot: Boot, lines: Lines) -> None:
+    """Also before those who have come so late that they still are with the worker that is through."""
+    both = BothBusy(site, boot(), lines, count=8)
+    for number, (older, younger) in enumerate(zip(both.of_one[:-1], both.of_two[:-1], strict=True)):
+        both.queue(older, "count")
+        kill(both.two, signal.SIGSTOP)  # so that it finds all at once
+        younger.send(b"GET /count HTTP/1.1\r\nHost: test\r\n\r\n")
+        both.gate_two.open()
+        kill(both.two, signal.SIGCONT)
+        assert both.call_two.pid() == both.two
+        first, second = older.answer(), younger.answer()
+        assert first["pid"] == second["pid"] == both.two
+        assert first["requests"] < second["requests"]
+        both.gate_two = site.gate(f"two-{number}")
+        both.call_two.begin("hold", both.gate_two)
+        both.gate_two.wait_for()
+    both.gate_two.open()
+    both.gate_one.open()
+    both.call_one.answer()
+    both.call_two.answer()
+    all_is_well(both.server, lines)
+
+
+def test_behind_the_next_long_call(site: Site, boot: Boot, lines: Lines) -> None:
+    """Who takes a request that takes long leaves those behind it to the others."""
+    both = BothBusy(site, boot(), lines)
+    gate = site.gate("next")
+    both.queue(both.of_one[0], "hold", gate)
+    both.queue(both.of_one[1], "pid")
+    both.queue(both.of_two[0], "pid")
+    both.gate_two.open()
+    assert both.call_two.pid() == both.two
+    assert gate.wait_for() == {both.two}
+    both.gate_one.open()
+    assert both.of_one[1].pid() == both.of_two[0].pid() == both.one
+    gate.open()
+    assert both.of_one[0].pid() == both.two
+    assert both.call_one.pid() == both.one
+    all_is_well(both.server, lines)
+
+
+def test_who_waits_is_not_killed_with_whom_it_waited_behind(site: Site, boot: Boot, lines: Lines) -> None:
+    both = BothBusy(site, boot(), lines)
+    both.queue(both.of_one[0], "pid")
+    both.queue(both.of_two[0], "pid")
+    kill(both.one)
+    kill(both.two)
+    assert both.of_one[0].pid() not in (both.one, both.two)
+    assert both.of_two[0].pid() not in (both.one, both.two)
+    both.gate_one.open()
+    both.gate_two.open()
+
+
+def test_a_reload_while_all_are_busy(site: Site, boot: Boot, lines: Lines) -> None:
+    both = BothBusy(site, boot(), lines)
+    waiting = both.of_one[0], both.of_two[0]
+    for line in waiting:
+        both.queue(line, "pid")
+    reload = both.server.begin("reload")
+    assert not {line.pid() for line in waiting} & {both.one, both.two}
+    both.gate_one.open()
+    both.gate_two.open()
+    assert both.call_one.pid() == both.one
+    assert both.call_two.pid() == both.two
+    assert finish(reload).code == 0
+    both.server.wait_whole(2)
+    all_is_well(both.server, lines)
+
+
+def test_a_stop_while_all_are_busy(site: Site, boot: Boot, lines: Lines) -> None:
+    both = BothBusy(site, boot(), lines)
+    waiting = both.of_one[0], both.of_two[0]
+    for line in waiting:
+        both.queue(line, "pid")
+    both.server.send(signal.SIGTERM)
+    both.server.wait_log("leaving")
+    both.gate_two.open()
+    assert {line.pid() for line in waiting} == {both.two}
+    assert both.call_two.pid() == both.two
+    both.gate_one.open()
+    assert both.call_one.pid() == both.one
+    assert both.server.wait_exit() == 0, both.server.log
 
 
 def test_a_fresh_connection(site: Site, boot: Boot, lines: Lines) -> None:
