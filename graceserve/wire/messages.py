@@ -192,6 +192,7 @@ class HandOver:
     waited_s: float = 0.0  # for the client: since the last response, or since the first byte of half a head
     continued: bool = False  # the request that is being read was answered with 100 Continue
     fresh: bool = False  # what comes next is what a listener's connections begin with: a PROXY header
+    deaths: int = 0  # of workers that had it, since it was answered something
 
 
 # --- control client <-> master --------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ class Acceptor:
     def _arrival(self, fd: int) -> Arrival:
         sock, address = self._listeners[fd].accept()
         peer = Peer(str(address[0]), int(address[1])) if isinstance(address, tuple) else Peer()
-        return Arrival(sock, Route(self._sites[fd], peer))
+        return Arrival(sock, Route(self._sites[fd], peer), untouched=True)
 
     def _take_over(self) -> Arrival | None:
         if self.refused:

@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
         self._write_pace: Pace | None = None
         self._ledger = ledger = home.ledger
         self._words, self._given = ledger.words, ledger.given
-        self.line, self._seen = ledger.line(arrival.sock, arrival.route)  # the word as long as nothing is kept
+        self.line, self._seen = ledger.line(arrival)  # the word as long as nothing is kept
         self._near = ledger.near(self.line)
         if not arrival.continued:  # which is not noted
             self._note()
@@ -353,7 +353,11 @@ class Connection(asyncio.Protocol):
             waited_s = self._home.now() - self.since
         body = self._spool.content() if self._spool is not None else b""
         read = self._reader.unserved(self._request if state is BODY else None, body)
-        return Arrival(self.sock, self.route, False, read, self.requests, waited_s, self._continued)
+        deaths = self._ledger.deaths(self.line)
+        return Arrival(
+            self.sock, self.route, fresh=False, read=read, requests=self.requests, waited_s=waited_s,
+            continued=self._continued, deaths=deaths,
+        )  # fmt: skip
 
     def moved(self) -> None:
         """Somebody else holds it: nothing more happens here. Threads as for `movable`; `let_go` follows."""

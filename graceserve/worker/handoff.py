@@ -30,7 +30,7 @@ def hand_over(arrival: Arrival, inbox: Channel) -> bool:
     site, peer = arrival.route.site, arrival.route.peer
     told = HandOver(
         site.name, peer.address, peer.port, arrival.requests, round(arrival.waited_s, 3), arrival.continued,
-        arrival.fresh,
+        arrival.fresh, arrival.deaths,
     )  # fmt: skip
     fds = [arrival.sock.fileno()]
     if not arrival.read:
@@ -79,7 +79,10 @@ def _arrival(told: HandOver, fd: int, files: list[int], sites: dict[str, Site]) 
             raise NotAConnection(f"what was read of a connection can't be read again: {error}") from None
     site = sites.get(told.listener) or site_of(told.listener, sock)
     route = Route(site, Peer(told.peer, told.peer_port))
-    return Arrival(sock, route, told.fresh, read, told.requests, told.waited_s, told.continued)
+    return Arrival(
+        sock, route, fresh=told.fresh, read=read, requests=told.requests, waited_s=told.waited_s,
+        continued=told.continued, deaths=told.deaths,
+    )  # fmt: skip
 
 
 def _file_with(data: bytes) -> int:

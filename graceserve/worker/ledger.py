@@ -28,10 +28,12 @@ KEPT, KEPT_BYTES_MAX = 1 << 48, (1 << 13) - 1
 NEAR_BYTES = 1024  # of these are kept beside those of other connections, the others in pages of its own: few have any
 _FAR_BYTES = KEPT_BYTES_MAX + 1 - NEAR_BYTES
 _FACTS_BYTES, _WORD_BYTES = 192, 8
-_FACTS = struct.Struct("8sqH")  # the socket's cookie, what it had been given before, the length of what follows
+_FACTS = struct.Struct("8sqHB")  # cookie of the socket, bytes it had been given before, length of what follows, deaths
+_TCP = (0, socket.IPPROTO_TCP)  # not MPTCP, which is counted by subflows
 _SO_COOKIE, _COOKIE_BYTES = 57, 8  # <asm-generic/socket.h>: no other socket gets this number
 _INFO = struct.Struct("B119xQQ")  # struct tcp_info of <linux/tcp.h>: tcpi_state, tcpi_bytes_acked, tcpi_bytes_received
-_CLOSE_WAIT = 8  # <linux/tcp_states.h>
+_ESTABLISHED, _CLOSE_WAIT = 1, 8  # <linux/tcp_states.h>
+DEATHS_MAX = 2  # what has come of a request may be what they died of: it must not go round all workers
 _MAP_NORESERVE = 0x4000  # <asm-generic/mman.h>; Python names it from 3.13 on
 
 
@@ -57,25 +59,31 @@ class Ledger:
 
     # --- worker
 
-    def line(self, sock: socket.socket, route: Route) -> tuple[int, int]:
+    def line(self, arrival: Arrival) -> tuple[int, int]:
         """The line of a connection, and its word as long as nothing is kept. Only of TCP does the kernel count, and
         nobody else can go on with TLS."""
+        sock, route = arrival.sock, arrival.route
         fd = sock.fileno()
-        if fd >= self.spare or route.secure or sock.family == socket.AF_UNIX:
+        if fd >= self.spare or route.secure or sock.family == socket.AF_UNIX or sock.proto not in _TCP:
             return self.spare, 1
         self.words[fd] = 0
         told = json.dumps((route.site.name, route.peer.address, route.peer.port)).encode()
         if _FACTS.size + len(told) > _FACTS_BYTES:
             return self.spare, 1
         try:
-            count = _Count.of(sock)
-            facts = _FACTS.pack(_cookie(sock), count.written, len(told)) + told
+            count = _NOTHING if arrival.untouched else _Count.of(sock)
+            facts = _FACTS.pack(_cookie(sock), count.written, len(told), min(arrival.deaths, DEATHS_MAX)) + told
         except OSError:  # the client is gone, or the kernel does not count
             return self.spare, 1
         at = fd * _FACTS_BYTES
         self._facts[at : at + len(facts)] = facts
         self.given[fd] = 0
         return fd, count.read + 1
+
+    def deaths(self, line: int) -> int:
+        """See `Arrival`."""
+        answered = line == self.spare or self.given[line]
+        return 0 if answered else int(_FACTS.unpack_from(self._facts, line * _FACTS_BYTES)[3])
 
     def near(self, line: int) -> memoryview:
         """Where the first bytes are kept that were read of a request."""
@@ -101,9 +109,10 @@ class Ledger:
                 sock = socket.socket(fileno=fd)
             except OSError:  # closed since, or no socket any more
                 continue
-            facts = _FACTS.unpack_from(self._facts, fd * _FACTS_BYTES)
-            if self._agrees(sock, word, *facts[:2]):
-                yield self._saved(sock, word, facts[2])
+            cookie, written, size, _ = _FACTS.unpack_from(self._facts, fd * _FACTS_BYTES)
+            saved = self._saved(sock, word, size) if self._agrees(sock, word, cookie, written) else None
+            if saved is not None and (saved.arrival.deaths <= DEATHS_MAX or not saved.waits):
+                yield saved
             else:
                 sock.detach()  # it is not ours to close
 
@@ -121,7 +130,8 @@ class Ledger:
         fd, kept = sock.fileno(), word // KEPT
         at = fd * _FACTS_BYTES + _FACTS.size
         name, address, port = json.loads(bytes(self._facts[at : at + size]))
-        arrival = Arrival(sock, Route(Site(name), Peer(address, port)), fresh=False, read=self._kept(fd, kept))
+        route, deaths = Route(Site(name), Peer(address, port)), self.deaths(fd) + 1
+        arrival = Arrival(sock, route, fresh=False, read=self._kept(fd, kept), deaths=deaths)
         return Saved(arrival, waits=bool(kept) or _size(sock, termios.FIONREAD) > 0)
 
     def _kept(self, line: int, size: int) -> bytes:
@@ -148,7 +158,12 @@ class _Count:
                 break
             before = info  # something has come in between
         state, acked, received = info
+        if state not in (_ESTABLISHED, _CLOSE_WAIT):
+            raise OSError(f"TCP state {state}")
         return cls(received - unread - (state == _CLOSE_WAIT), acked + unacked)  # the client's FIN counts
+
+
+_NOTHING = _Count(0, 0)
 
 
 def _shared(size: int) -> memoryview:

@@ -64,8 +64,6 @@ def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, s
     name = f" [{settings.name}]" if settings.name else ""
     setproctitle(f"graceserve: worker {post.slot} gen {post.generation}{name}")
     obey(quit_now)  # nothing to finish yet
-    ledger = Ledger(connections_max(settings) + LEDGER_FDS)
-    keep(ledger, inbox.put, channel, f"graceserve: keeper of worker {post.slot} gen {post.generation}{name}")
     log = Log(
         json=settings.log_json,
         level=settings.log_level,
@@ -73,6 +71,13 @@ def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, s
         gen=post.generation,
         worker=post.worker,
     )
+    try:
+        ledger = Ledger(connections_max(settings) + LEDGER_FDS)
+    except OSError as error:  # a limit on memory that is only mapped
+        ledger = Ledger(0)
+        log.warning("no-keeper", reason=str(error), text="a killed worker's connections are closed with it")
+    else:
+        keep(ledger, inbox.put, f"graceserve: keeper of worker {post.slot} gen {post.generation}{name}", log)
     draining = Draining()
     environs = environs_of(settings, constants(settings.threads, post.generation, draining, sys.stderr, FileWrapper))
     try:

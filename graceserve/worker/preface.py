@@ -99,7 +99,8 @@ class Preface:
             case _:
                 sock.recv(found.length_bytes - len(self._read))
                 peer = Peer(*found.peer) if found.peer else self.peer
-                self._end(replace(self._arrival, route=replace(self._arrival.route, peer=peer), read=b""))
+                route = replace(self._arrival.route, peer=peer)
+                self._end(replace(self._arrival, route=route, read=b"", untouched=False))
 
     def _fail(self, problem: str) -> None:
         self.problem = problem

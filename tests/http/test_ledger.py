@@ -6,9 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from graceserve.logs import Log
+from graceserve.wire.channel import Inbox
+from graceserve.worker.arrival import Arrival
 from graceserve.worker.environ import Peer, Route, Site
-from graceserve.worker.ledger import KEPT, KEPT_BYTES_MAX, NEAR_BYTES, Ledger
+from graceserve.worker.handoff import hand_over, take_over
+from graceserve.worker.keeper import keep
+from graceserve.worker.ledger import DEATHS_MAX, KEPT, KEPT_BYTES_MAX, NEAR_BYTES, Ledger
 
+WALL = 0x40000000  # __WALL of <linux/wait.h>
 ROUTE = Route(Site("127.0.0.1:80"), Peer("192.0.2.7", 4711))
 
 
@@ -23,7 +29,7 @@ class Desk:
         self.client.sendall(b"before")
         assert self.server.recv(100) == b"before"
         self.server.sendall(b"what it was answered")
-        self.line, self.word = self.ledger.line(self.server, ROUTE)
+        self.line, self.word = self.ledger.line(Arrival(self.server, ROUTE))
         self.ledger.words[self.line] = self.word
 
     def read(self, data: bytes) -> None:
@@ -115,6 +121,54 @@ def test_a_number_that_was_given_anew(desk: Desk) -> None:
     assert desk.saved() == []
 
 
+@pytest.mark.parametrize("deaths", [0, DEATHS_MAX - 1, DEATHS_MAX, DEATHS_MAX + 1])
+def test_what_they_may_have_died_of(desk: Desk, deaths: int) -> None:
+    """A request that kills whoever reads it does not come to all. Who is idle, or was answered since, did not do it."""
+    desk.line, desk.word = desk.ledger.line(Arrival(desk.server, ROUTE, deaths=deaths))
+    desk.note(0, 0)
+    assert desk.saved() == [(b"", False)]
+    desk.client.sendall(b"GET")
+    assert desk.saved() == ([(b"", True)] if deaths < DEATHS_MAX else [])
+    assert desk.ledger.deaths(desk.line) == min(deaths, DEATHS_MAX)
+    desk.server.sendall(b"hello")
+    desk.ledger.given[desk.line] = 5
+    assert desk.saved() == [(b"", True)]
+    assert desk.ledger.deaths(desk.line) == 0
+
+
+def test_the_deaths_are_told_to_the_next() -> None:
+    inbox, (ours, theirs) = Inbox.new(), socket.socketpair()
+    with ours, theirs:
+        assert hand_over(Arrival(ours, ROUTE, deaths=2), inbox.put)
+        taken = take_over(inbox.take, {})
+        assert taken is not None and taken.deaths == 2
+        taken.sock.close()
+    inbox.close()
+
+
+def test_untouched() -> None:
+    """What the kernel would say of one that was accepted just now need not be asked."""
+    desk = Desk()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        server, _ = listener.accept()
+        desk.server.close()
+        with server:
+            client.sendall(b"GET")
+            asked = desk.ledger.line(Arrival(server, ROUTE))
+            assert desk.ledger.line(Arrival(server, ROUTE, untouched=True)) == asked
+    desk.close()
+
+
+def test_where_nobody_can_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old kernel, or a Python that was built on one."""
+    monkeypatch.delattr(os, "pidfd_open")
+    inbox = Inbox.new()
+    keep(Ledger(0), inbox.put, "keeper", Log())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG | WALL)
+    inbox.close()
+
+
 def test_closed(desk: Desk) -> None:
     os.close(desk.server.detach())
     assert list(desk.ledger.saved()) == []
@@ -125,8 +179,8 @@ def test_what_has_no_line() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ledger = Ledger(1024)
-        assert ledger.line(ours, ROUTE)[0] == ledger.spare
+        assert ledger.line(Arrival(ours, ROUTE))[0] == ledger.spare
     desk = Desk()
     ledger = Ledger(desk.server.fileno())
-    assert ledger.line(desk.server, ROUTE)[0] == ledger.spare
+    assert ledger.line(Arrival(desk.server, ROUTE))[0] == ledger.spare
     desk.close()

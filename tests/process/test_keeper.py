@@ -6,7 +6,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,7 +16,7 @@ from tests.process.procs import alive, kill
 from tests.process.releases import Site
 from tests.process.server import Server, script_launch
 from tests.process.waiting import eventually
-from tests.process.web import connect, free_address
+from tests.process.web import connect, free_address, refused
 
 APP = '''\
 import json
@@ -30,13 +30,13 @@ RECORD = os.open({record!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEX
 def application(environ, start_response):
     path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
     os.write(RECORD, f"{{query}} {{os.getpid()}}\\n".encode())
-    if path == "/sleep":
-        time.sleep(600)
+    while path in ("/wait", "/exit", "/raise") and not os.path.exists({gate!r}):
+        time.sleep(0.005)
     if path == "/exit":
         os._exit(0)
     if path == "/raise":
         os.kill(os.getpid(), 11)
-    if path == "/wait":
+    if path == "/children":
         try:
             told = str(os.waitpid(-1, os.WNOHANG))
         except ChildProcessError:
@@ -51,6 +51,7 @@ def application(environ, start_response):
 '''
 each_kind = pytest.mark.parametrize("threads", ["1", "4"], ids=["inline", "threads"])
 CLIENTS = 8
+MANY = 400  # more than an inbox holds
 
 
 @dataclass(slots=True)
@@ -106,6 +107,7 @@ class Scene:
 
     server: Server
     record: str
+    gate: str  # the app's calls wait for this file
     stack: ExitStack
     clients: list[Client] = field(default_factory=list)
 
@@ -147,23 +149,14 @@ def play(site: Site, serve: Serve) -> Iterator[Play]:
     with ExitStack() as stack:
 
         def start(*options: str) -> Scene:
-            record = site.path("record")
+            record, gate = site.path("record"), site.path("gate")
             release = site.bare("41")
-            release.write("app.py", APP.format(record=record))
+            release.write("app.py", APP.format(record=record, gate=gate))
             site.flip(release)
             server = serve(script_launch(site.current, free_address(), *options)).wait_ready()
-            return Scene(server, record, stack)
+            return Scene(server, record, gate, stack)
 
         yield start
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @each_kind
@@ -232,14 +225,14 @@ def test_only_what_runs_is_lost(play: Play, how: str) -> None:
     for at, client in enumerate(clients):
         pid = int(client.ask(f"first-{at}")["pid"])
     runs, others = clients[0], clients[1:]
-    with stopped(pid):  # so that all of it comes together, the one that ends it first
-        runs.send("runs", "/sleep" if how == "kill" else how)
-        for at, client in enumerate(others):
-            client.send(f"second-{at}")
-        runs.send("behind")
+    runs.send("runs", "/wait" if how == "kill" else how)
+    scene.wait_for("runs")
+    for at, client in enumerate(others):
+        client.send(f"second-{at}")
+    runs.send("behind")
     if how == "kill":
-        scene.wait_for("runs")
         scene.kill(pid)
+    open(scene.gate, "w").close()
     answers = [client.answer() for client in others]
     assert [told["id"] for told in answers] == [f"second-{at}" for at in range(len(others))]
     assert runs.ended
@@ -255,7 +248,7 @@ def test_with_threads_those_that_none_has_taken(play: Play) -> None:
     for at, client in enumerate(clients):
         pid = int(client.ask(f"first-{at}")["pid"])
     for at, client in enumerate(clients[:2]):
-        client.send(f"runs-{at}", "/sleep")
+        client.send(f"runs-{at}", "/wait")
         scene.wait_for(f"runs-{at}")
     for at, client in enumerate(clients[2:]):
         client.send(f"second-{at}")
@@ -285,6 +278,20 @@ def test_again_and_again(play: Play) -> None:
         pids.add(told["pid"])
         scene.kill(int(told["pid"]))
     assert len(pids) == 4
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_more_than_the_inbox_holds(play: Play, workers: str) -> None:
+    """They wait with the keeper, for a successor too."""
+    scene = play("--workers", workers)
+    pids = [int(scene.dial().ask(f"first-{number}")["pid"]) for number in range(MANY)]
+    for pid in set(pids):
+        scene.kill(pid)
+    for number, client in enumerate(scene.clients):
+        assert int(client.ask(f"second-{number}")["pid"]) not in pids
+    assert scene.once_each()
+    assert scene.server.log.count(" kept ") == int(workers)
+    eventually(lambda: len(scene.server.keepers()) == int(workers), what="those of the dead are gone")
 
 
 def test_a_keeper_that_is_killed(play: Play) -> None:
@@ -317,10 +324,12 @@ def test_signals_to_all(play: Play) -> None:
     eventually(lambda: not any(map(alive, left)), what="no keeper is left")
 
 
-def test_all_are_killed(play: Play) -> None:
+@pytest.mark.parametrize("clients", [CLIENTS, MANY])
+def test_all_are_killed(play: Play, clients: int) -> None:
     """Nobody will come for what is in the inbox: the keepers do not wait, and the port is free."""
     scene = play()
-    scene.dial_some()
+    for number in range(clients):
+        scene.dial().ask(f"{number}")
     keepers = [keeper.pid for keeper in scene.server.keepers()]
     workers = scene.server.worker_pids()
     scene.server.send(signal.SIGKILL)
@@ -328,8 +337,9 @@ def test_all_are_killed(play: Play) -> None:
         kill(worker)
     eventually(lambda: not any(map(alive, keepers)), what="no keeper is left")
     assert all(client.ended for client in scene.clients)
+    assert refused(scene.server.address)
 
 
 def test_the_app_does_not_see_it(play: Play) -> None:
     """An app that waits for its own children finds none."""
-    assert play().dial().ask("first", "/wait")["told"] == "no child"
+    assert play().dial().ask("first", "/children")["told"] == "no child"
