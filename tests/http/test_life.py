@@ -332,7 +332,7 @@ def test_without_a_master_an_idle_worker_leaves(threads: int) -> None:
         worker.channel.close()
         eventually(lambda: not listens(at, worker), 2)
         assert client.closed()
-        assert worker.ended(patience_s=4) == 0
+        assert worker.ended() == 0
         assert worker.log().count("master-gone") == 1
         assert "accepts no more, finishes its requests within 30 s, then exits" in worker.log()
         assert "connections=1" in worker.log()
