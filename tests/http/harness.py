@@ -28,7 +28,7 @@ from graceserve.wire.messages import (
 )
 
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE_S = 15.0  # for what must happen; a loaded machine may take long
+PATIENCE_S = 30.0  # for what must happen; a loaded machine may take long
 M = TypeVar("M", bound=Message)
 
 
