@@ -62,7 +62,8 @@ def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, s
     channel.send(WorkerHello(os.getpid()), [stacks])
     settings = post.settings
     name = f" [{settings.name}]" if settings.name else ""
-    setproctitle(f"graceserve: worker {post.slot} gen {post.generation}{name}")
+    title = f"worker {post.slot} gen {post.generation}{name}"
+    setproctitle(f"graceserve: {title}")
     obey(quit_now)  # nothing to finish yet
     log = Log(
         json=settings.log_json,
@@ -77,7 +78,7 @@ def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, s
         ledger = Ledger(0)
         log.warning("no-keeper", reason=str(error), text="a killed worker's connections are closed with it")
     else:
-        keep(ledger, inbox.put, f"graceserve: keeper of worker {post.slot} gen {post.generation}{name}", log)
+        keep(ledger, inbox.put, f"graceserve: keeper of {title}", log)
     draining = Draining()
     environs = environs_of(settings, constants(settings.threads, post.generation, draining, sys.stderr, FileWrapper))
     try:

@@ -1,18 +1,15 @@
 """One queue: no request waits behind a busy worker while somebody else could serve it, and none is lost by moving."""
 
-import contextlib
 import hashlib
 import json
-import os
 import random
 import signal
-import socket
 from collections import Counter
 from typing import Any
 
 import pytest
 
-from tests.process import web
+from tests.process import holders, web
 from tests.process.apps import Gate
 from tests.process.conftest import Boot
 from tests.process.procs import kill
@@ -270,22 +267,13 @@ class BothBusy:
     def queue(self, line: Line, page: str, gate: Gate | None = None) -> None:
         """Have it ask, and wait until it is in the inbox."""
         line.send(f"GET /{page}?{gate.path if gate else ''} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
-        eventually(lambda: not {self.one, self.two} & holders(self.server, line), what="no worker holds it")
+        eventually(lambda: not {self.one, self.two} & holding(self.server, line), what="no worker holds it")
 
 
-def holders(server: Server, line: Line) -> set[int]:
+def holding(server: Server, line: Line) -> set[int]:
     """The workers that have the server's end of it open."""
-    ends = [f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}"
-            for host, port in (line.sock.getpeername(), line.sock.getsockname())]  # fmt: skip
-    with open("/proc/net/tcp", encoding="ascii") as file:
-        [inode] = [words[9] for words in map(str.split, file) if words[1:3] == ends]
-    found = set()
-    for pid in server.worker_pids():
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(FileNotFoundError):
-                if os.readlink(f"/proc/{pid}/fd/{name}") == f"socket:[{inode}]":
-                    found.add(pid)
-    return found
+    port = line.sock.getsockname()[1]
+    return {pid for pid in server.worker_pids() if port in holders.held(pid, server.address)}
 
 
 def test_first_come_first_served(site: Site, boot: Boot, lines: Lines) -> None:
