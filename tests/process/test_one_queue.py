@@ -254,13 +254,13 @@ def test_all_are_busy(site: Site, boot: Boot, lines: Lines) -> None:
 class BothBusy:
     """Two workers, each in a call of its own, and connections that each of them holds."""
 
-    def __init__(self, site: Site, server: Server, lines: Lines, count: int = 3) -> None:
+    def __init__(self, site: Site, server: Server, lines: Lines, page: str = "hold", count: int = 3) -> None:
         self.server = server
         (self.one, of_one), (self.two, of_two) = lines.on_each(server, count).items()
         [self.call_one, *self.of_one], [self.call_two, *self.of_two] = of_one, of_two
         self.gate_one, self.gate_two = site.gate("one"), site.gate("two")
-        self.call_one.begin("hold", self.gate_one)
-        self.call_two.begin("hold", self.gate_two)
+        self.call_one.begin(page, self.gate_one)
+        self.call_two.begin(page, self.gate_two)
         assert self.gate_one.wait_for() == {self.one}
         assert self.gate_two.wait_for() == {self.two}
 
@@ -276,9 +276,10 @@ def holding(server: Server, line: Line) -> set[int]:
     return {pid for pid in server.worker_pids() if port in holders.held(pid, server.address)}
 
 
-def test_first_come_first_served(site: Site, boot: Boot, lines: Lines) -> None:
+@pytest.mark.parametrize("page", ["hold", "spin"])
+def test_first_come_first_served(site: Site, boot: Boot, lines: Lines, page: str) -> None:
     """Who is through first serves the one who has waited for longest, wherever that was."""
-    both = BothBusy(site, boot(), lines)
+    both = BothBusy(site, boot(), lines, page)
     order = [both.of_one[0], both.of_two[0], both.of_one[1], both.of_two[1]]
     for line in order:
         both.queue(line, "count")
