@@ -1,4 +1,4 @@
-"""Ten thousand worlds; `python -m tests.fleet.simulate` runs a million."""
+"""Two thousand worlds."""
 
 import pytest
 

@@ -39,7 +39,7 @@ class Plan:
     address: str
     keepalive: int = 24
     oneshot: int = 8
-    pause_s: float = 0.005
+    pause_s: float = 0.02
     paths: tuple[str, ...] = ("/",)
     headers: dict[str, str] = field(default_factory=dict)
     seed: int = 0

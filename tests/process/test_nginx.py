@@ -58,7 +58,7 @@ def test_hups_behind_nginx(  # noqa: PLR0917 - fixtures
     server, releases = example(site, serve, framework_stock, name, address_of(site, kind))
     proxy = nginx(server.address)
     pid = server.status()["pid"]
-    with Load(nursery, proxy.address, keepalive=24, oneshot=8, pause_s=0.02, paths=["/", "/visit", "/version"]) as load:
+    with Load(nursery, proxy.address, keepalive=24, oneshot=8, pause_s=0.08, paths=["/", "/visit", "/version"]) as load:
         for number in range(HUPS):
             generation = int(server.serving()["generation"])
             site.flip(releases[(number + 1) % 2])

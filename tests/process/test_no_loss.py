@@ -77,10 +77,10 @@ def test_no_old_code_after_the_verdict(site: Site, boot: Boot) -> None:
 
 
 def test_nothing_piles_up(site: Site, boot: Boot) -> None:
-    """Twenty reloads: the master has as many descriptors and children as before."""
+    """Ten reloads: the master has as many descriptors and children as before."""
     server = boot()
     server.reload_ok()
     before = (counted(server), len(server.processes()))
-    for _ in range(20):
+    for _ in range(10):
         server.reload_ok()
     assert (counted(server), len(server.processes())) == before, fds(server.pid)

@@ -167,14 +167,14 @@ def test_a_check_that_fails(site: Site, boot: Boot) -> None:
 
 
 def test_descriptors_do_not_pile_up(site: Site, boot: Boot) -> None:
-    """Five re-execs over reloads to another graceserve: the master's descriptors are as many as before."""
+    """Four re-execs over reloads to another graceserve: the master's descriptors are as many as before."""
     releases = [site.release(name) for name in ("41", "42")]
     bump_version(releases[1], "99.0")
     site.flip(releases[0])
     server = boot()
     server.reload_ok()
     before = counted(server)
-    for number in range(6):
+    for number in range(4):
         site.flip(releases[(number + 1) % 2])
         server.reload_ok()
     assert counted(server) == before, fds(server.pid)
