@@ -25,7 +25,7 @@ from graceserve.worker.filewrapper import FilePart
 from graceserve.worker.http.policy import Admitted, Body, Refused
 from graceserve.worker.http.reader import END, Event, Reader
 from graceserve.worker.http.response import plain
-from graceserve.worker.ledger import KEPT, KEPT_BYTES_MAX, NEAR_BYTES, Ledger
+from graceserve.worker.ledger import KEPT_BYTES_MAX, NEAR_BYTES, Ledger
 from graceserve.worker.patience import Pace, Patience
 from graceserve.worker.runs import Run
 from graceserve.worker.spool import Spool
@@ -116,6 +116,8 @@ class Connection(asyncio.Protocol):
         "_seen",
         "_sender",
         "_spool",
+        "_start",
+        "_starts",
         "_transport",
         "_waited_s",
         "_whole",
@@ -161,8 +163,9 @@ class Connection(asyncio.Protocol):
         self._body_pace: Pace | None = None
         self._write_pace: Pace | None = None
         self._ledger = ledger = home.ledger
-        self._words, self._given = ledger.words, ledger.given
-        self.line, self._seen = ledger.line(arrival)  # the word as long as nothing is kept
+        self._words, self._starts, self._given = ledger.words, ledger.starts, ledger.given
+        self.line, self._seen = ledger.line(arrival)  # the word when all that was read is noted
+        self._start = self._seen
         self._near = ledger.near(self.line)
         if not arrival.continued:  # which is not noted
             self._note()
@@ -188,7 +191,7 @@ class Connection(asyncio.Protocol):
         if state is IDLE or state is HEAD:
             if size <= NEAR_BYTES and reader.held is data:  # nearly always
                 self._near[:size] = data
-                self._words[self.line] = seen + size * KEPT
+                self._words[self.line] = seen
                 self._home.soon(self)
                 return
             self._note_more(data)
@@ -291,8 +294,9 @@ class Connection(asyncio.Protocol):
             if last is not None:
                 self._given_bytes += len(last)
             if goes_on and not self._reader.held:  # as `_note`, which counts as soon as the rest is out
-                self._given[self.line] = self._given_bytes
-                self._words[self.line] = self._seen
+                line = self.line
+                self._given[line] = self._given_bytes
+                self._start = self._starts[line] = self._words[line] = self._seen
             elif goes_on:
                 self._note()
             if last is not None:  # as `send`
@@ -441,17 +445,17 @@ class Connection(asyncio.Protocol):
         held = self._reader.unserved(None, b"")
         if len(held) <= KEPT_BYTES_MAX:
             self._ledger.keep(line, 0, held)
-            self._words[line] = self._seen + len(held) * KEPT
+            self._start = self._starts[line] = self._seen - len(held)
+            self._words[line] = self._seen
 
     def _note_more(self, data: bytes) -> None:
         """They follow what was noted, if anything was."""
-        word = self._words[self.line]
-        kept = word // KEPT
-        if not word or kept + len(data) > KEPT_BYTES_MAX:
+        kept = self._seen - self._start
+        if not self._words[self.line] or kept > KEPT_BYTES_MAX:
             self.alone()
             return
-        self._ledger.keep(self.line, kept, data)
-        self._words[self.line] = self._seen + (kept + len(data)) * KEPT
+        self._ledger.keep(self.line, kept - len(data), data)
+        self._words[self.line] = self._seen
 
     # --- steps
 

@@ -2,8 +2,9 @@
 
 Memory that it shares with its keeper, with a line for each descriptor. On a line are a word, how many bytes the client
 was given, who the client is, and what was read of a request that has not begun. The word is 0 if nobody else could go
-on: there is no connection, or a request runs. Else it counts the bytes that were ever read of the connection, and those
-of them that are kept. To note something is to store it, the word last: no system call, and it takes effect at once.
+on: there is no connection, or a request runs. Else it is 1 and the bytes that were ever read of the connection, and
+those since its `start` are kept. To note something is to store it, the word last: no system call, and it takes effect
+at once. The start changes only while the word is 0.
 
 A worker may be killed in the middle of everything. Bytes that it had taken from the kernel and not kept yet nobody has
 any more; an answer that it was about to send, too. The kernel counts both (`_Count`), and where it does not agree with
@@ -23,10 +24,9 @@ from dataclasses import dataclass
 from graceserve.worker.arrival import Arrival
 from graceserve.worker.environ import Peer, Route, Site
 
-# A word: 1, and how many bytes were read, and for each of them that is kept this. Small numbers are the quick ones.
-KEPT, KEPT_BYTES_MAX = 1 << 48, (1 << 13) - 1
+KEPT_BYTES_MAX = 1 << 13
 NEAR_BYTES = 1024  # of these are kept beside those of other connections, the others in pages of its own: few have any
-_FAR_BYTES = KEPT_BYTES_MAX + 1 - NEAR_BYTES
+_FAR_BYTES = KEPT_BYTES_MAX - NEAR_BYTES
 _FACTS_BYTES, _WORD_BYTES = 192, 8
 _FACTS = struct.Struct("8sqHB")  # cookie of the socket, bytes it had been given before, length of what follows, deaths
 _TCP = (0, socket.IPPROTO_TCP)  # not MPTCP, which is counted by subflows
@@ -46,12 +46,13 @@ class Saved:
 
 
 class Ledger:
-    """One a worker. Connections write `words`, `given` and what is `near` themselves, each on its line."""
+    """One a worker. Connections write `words`, `starts`, `given` and what is `near` themselves, each on its line."""
 
     def __init__(self, descriptors: int) -> None:
         """Lines for the descriptors below this number, and a `spare` one that nobody reads."""
         self.spare = descriptors
         self.words = _shared((descriptors + 1) * _WORD_BYTES).cast("q")
+        self.starts = _shared((descriptors + 1) * _WORD_BYTES).cast("q")
         self.given = _shared((descriptors + 1) * _WORD_BYTES).cast("q")
         self._near = _shared((descriptors + 1) * NEAR_BYTES)
         self._far = _shared((descriptors + 1) * _FAR_BYTES)
@@ -124,10 +125,11 @@ class Ledger:
         except OSError:
             return False
         given = self.given[sock.fileno()]
-        return same and count.read + 1 == word % KEPT and count.written == written + given
+        return same and count.read + 1 == word and count.written == written + given
 
     def _saved(self, sock: socket.socket, word: int, size: int) -> Saved:
-        fd, kept = sock.fileno(), word // KEPT
+        fd = sock.fileno()
+        kept = word - self.starts[fd]
         at = fd * _FACTS_BYTES + _FACTS.size
         name, address, port = json.loads(bytes(self._facts[at : at + size]))
         route, deaths = Route(Site(name), Peer(address, port)), self.deaths(fd) + 1

@@ -13,7 +13,7 @@ from graceserve.worker.arrival import Arrival
 from graceserve.worker.environ import Peer, Route, Site
 from graceserve.worker.handoff import hand_over, take_over
 from graceserve.worker.keeper import keep
-from graceserve.worker.ledger import DEATHS_MAX, KEPT, KEPT_BYTES_MAX, NEAR_BYTES, Ledger
+from graceserve.worker.ledger import DEATHS_MAX, KEPT_BYTES_MAX, NEAR_BYTES, Ledger
 
 CHILDREN = Path("/proc/thread-self/children")
 ROUTE = Route(Site("127.0.0.1:80"), Peer("192.0.2.7", 4711))
@@ -31,7 +31,7 @@ class Desk:
         assert self.server.recv(100) == b"before"
         self.server.sendall(b"what it was answered")
         self.line, self.word = self.ledger.line(Arrival(self.server, ROUTE))
-        self.ledger.words[self.line] = self.word
+        self.ledger.starts[self.line] = self.ledger.words[self.line] = self.word
 
     def read(self, data: bytes) -> None:
         """From the kernel, as a worker does, without a note of it."""
@@ -42,7 +42,8 @@ class Desk:
 
     def note(self, size: int, kept: int) -> None:
         """So much was read."""
-        self.ledger.words[self.line] = self.word + size + kept * KEPT
+        self.ledger.starts[self.line] = self.word + size - kept
+        self.ledger.words[self.line] = self.word + size
 
     def saved(self) -> list[tuple[bytes, bool]]:
         """What was read of each, and whether something of a request has come."""
