@@ -68,7 +68,7 @@ def switch(at: Stage, old: Worker, side: int, **settings: object) -> Worker:
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_nothing_is_lost_when_generations_take_turns(threads: int, kind: str, tmp_path: Path) -> None:
-    clients, turns = 100, 8
+    clients, turns = 100, 5
 
     def all_moved_and_served(worker: Worker) -> None:
         before = running.counts()["good"]

@@ -17,7 +17,7 @@ from tests.process.server import Server, script_launch
 from tests.process.stock import Stock, environ
 
 APPS = {"django": ("django_app", "project.wsgi"), "flask": ("flask_app", "guestbook:app")}
-HUPS = 6
+HUPS = 4
 StartNginx = Callable[[str], Nginx]
 
 
@@ -49,8 +49,7 @@ def address_of(site: Site, kind: str) -> str:
     return web.free_address() if kind == "tcp" else f"unix:{site.path('app.sock')}"
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
-@pytest.mark.parametrize("name", APPS)
+@pytest.mark.parametrize(("name", "kind"), [("django", "unix"), ("flask", "tcp")])
 def test_hups_behind_nginx(  # noqa: PLR0917 - fixtures
     site: Site, serve: Serve, framework_stock: Stock, nginx: StartNginx, nursery: Nursery, name: str, kind: str
 ) -> None:

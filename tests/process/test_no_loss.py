@@ -17,13 +17,13 @@ PATHS = ["/version", "/count", "/sleep?0.002"]
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @pytest.mark.parametrize("options", [(), ("--preload",), ("--threads", "4")], ids=["inline", "preload", "threads"])
 def test_hups_under_load(site: Site, boot: Boot, nursery: Nursery, kind: str, options: tuple[str, ...]) -> None:
-    """Ten HUPs between two releases with a venv each."""
+    """Six HUPs between two releases with a venv each."""
     address = free_address() if kind == "tcp" else f"unix:{site.path('app.sock')}"
     releases = [site.release(name) for name in ("41", "42")]
     site.flip(releases[0])
     server = boot(*options, address=address)
     with Load(nursery, server.address, keepalive=24, oneshot=8, paths=PATHS) as load:
-        for number in range(10):
+        for number in range(6):
             generation = int(server.serving()["generation"])
             site.flip(releases[(number + 1) % 2])
             server.send(signal.SIGHUP)
