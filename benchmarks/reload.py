@@ -16,7 +16,8 @@ A connection is *closed* if the server ended it, `announced` by `Connection: clo
 began. Those of one request do not count, nor do announced ones of servers that always close (gunicorn's sync workers,
 and uWSGI, whose --http11-socket would tie each process to a connection and leave the others out).
 
-`lag` is how late the client's process itself was woken at most: what of a maximum is the machine's.
+What of a maximum is the machine's: `lag` is how late the client's process itself was woken at most, and `untouched` is
+a graceserve that is left alone where the others are reloaded.
 """
 
 import argparse
@@ -47,12 +48,15 @@ APP = "importing:app"
 PLANS = (
     Plan("graceserve-4x1", OURS, ("--workers", "4", "--threads", "1")),
     Plan("graceserve-2x4", OURS, ("--workers", "2", "--threads", "4")),
+    Plan("untouched-4x1", OURS, ("--workers", "4", "--threads", "1")),
     Plan("granian-2x4", "granian", ("--workers", "2", "--blocking-threads", "4")),
     Plan("gunicorn-gthread-2x4", "gunicorn", ("--workers", "2", "--worker-class", "gthread", "--threads", "4")),
     Plan("gunicorn-sync-4", "gunicorn", ("--workers", "4", "--worker-class", "sync")),
     Plan("uwsgi-4", "uwsgi-closing", ("--master", "--processes", "4")),
     Plan("waitress-8", "waitress", ("threads=8",)),
 )
+UNTOUCHED = "untouched"
+UNTOUCHED_S = 0.5  # beside the import: as long as a reload takes
 STEADY_TIMES_MOST = 1.5
 RELOAD_S_MAX = 60.0
 LOOK_S = 0.02
@@ -149,12 +153,31 @@ def _torture(scene: Arena, server: Running, plan: Plan, env: dict[str, str], opt
 def _reload(scene: Arena, server: Running, plan: Plan, env: dict[str, str], load: Load) -> Reload:
     """What a reload of this server is."""
     match plan.program:
+        case "graceserve" if plan.name.startswith(UNTOUCHED):
+            return _Nothing(server, float(env["IMPORT_S"]) + UNTOUCHED_S)
         case "graceserve":
             return MasterReload(str(server.process.pid), "")
         case "waitress":
             return _Restart(server, load, lambda: scene.start_again(server, plan, APP, env))
         case _:
             return _Hup(server, load)
+
+
+class _Nothing:
+    """As long as a reload, and nothing happens."""
+
+    def __init__(self, server: Running, takes_s: float) -> None:
+        self.name = f"pid {server.process.pid}, which is left alone"
+        self._server, self._takes_s = server, takes_s
+
+    async def once(self) -> Verdict:
+        """See `Reload`."""
+        await asyncio.sleep(self._takes_s)
+        return Verdict(True, "left alone", self._takes_s)
+
+    def gone(self) -> str:
+        """See `Reload`."""
+        return _gone(self._server.process)
 
 
 class _Hup:
