@@ -4,7 +4,9 @@ It notices that the master is gone. A worker whose loop turns then drains by its
 would keep the port from the next master and never leave. Killing the stuck is otherwise the master's business.
 
 And it notices a call that lasts (`--threads 1`): then it sends the answers that are kept, and passes on the connections
-behind it that have something to say, as soon as they say it. While nothing is called it sleeps.
+behind it that have something to say, as soon as they say it. While nothing is called, or a call goes on and nobody
+waits, it sleeps: apart from what it costs, Linux 6.18 may keep other processes waiting for seconds beside one that
+computes in one thread and wakes up all the time in another.
 """
 
 import os
@@ -17,7 +19,6 @@ from graceserve.worker.watch import Watch
 
 EXIT_STUCK = 1
 TICK_S = 0.003  # a call is long if it has lasted for one of these, up to two
-AGAIN_S = 0.001  # who waits goes as soon as somebody is free, who else takes up something else
 LONELY_TICK_S = 0.02  # where nobody is there to be given anything: so long an answer may wait behind a long call
 SWITCH_S = 0.0005  # that the interpreter's lock is kept from the guard by a long call that computes
 
@@ -45,8 +46,9 @@ class Helper(Protocol):
     def fileno(self) -> int:
         """Readable when a connection is."""
 
-    def pass_on(self, turn: int) -> bool:
-        """Send who is answered, hand over who waits, while it is this turn. Whether nobody is left who waits."""
+    def pass_on(self, turn: int) -> float | None:
+        """Send who is answered, hand over who waits, while it is this turn. In how many seconds there may be more to
+        do; None: when a connection is readable, and not before."""
 
 
 class Guard:
@@ -59,8 +61,7 @@ class Guard:
         self._watch = watch
         self._helper = helper
         self._poll = self._poll_of(watch.wake_fd)
-        self._relief_poll = self._poll_of(helper.fileno())
-        self._channel_poll = self._poll_of()
+        self._relief_poll = self._poll_of(watch.wake_fd, helper.fileno())
         self._orphan = False
         self._dozes = True  # until it is woken
         self._helps = True
@@ -117,13 +118,15 @@ class Guard:
         sys.setswitchinterval(SWITCH_S)
         try:
             while self._watch.turn == turn and not self._orphan:
-                nobody_waits = self._helper.pass_on(turn)
+                again_s = self._helper.pass_on(turn)
+                if self._watch.turn != turn:  # else its end wakes this thread: the loop thread sees that it is at work
+                    break
                 if self._helper.lonely:
-                    self._wait(self._channel_poll, LONELY_TICK_S)
-                elif nobody_waits:
-                    self._wait(self._relief_poll, TICK_S)
+                    self._wait(self._poll, LONELY_TICK_S)
+                elif again_s is not None:
+                    self._wait(self._poll, again_s)
                 else:
-                    self._wait(self._channel_poll, AGAIN_S)
+                    self._wait(self._relief_poll, None)
         except Exception as error:  # to notice that the master is gone is more important than this
             self._helps = False
             self._ward.tell_bug(error)

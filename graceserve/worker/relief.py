@@ -28,6 +28,8 @@ from graceserve.worker.connection import Connection
 from graceserve.worker.handoff import hand_over
 from graceserve.worker.runs import Inline
 
+AGAIN_S = 0.001  # who waits goes as soon as somebody is free, or the inbox has room
+LATER_S = 0.003  # a client may take more of its answer; who can't be moved is left alone as long
 QUEUE_S = 0.02  # a call that goes on for as long is worth the move even if nobody is free: it costs below 1 % of it
 OLDER_FIRST_TURNS = 200  # of the loop, after such a call, at most: those in the inbox go before those who come here
 
@@ -113,18 +115,18 @@ class Relief:
         """See `guard.Helper`."""
         return self._ended or (self._place.alone and not self._leaving)
 
-    def pass_on(self, turn: int) -> bool:
+    def pass_on(self, turn: int) -> float | None:
         """See `guard.Helper`."""
         watch = self.watch
         with watch.lock:
             watch.touched = True
             if watch.turn != turn:
-                return True
+                return None
             self._place.busy()
-            self._inline.send_early(turn)
+            later = not self._inline.send_early(turn)
             if self._ended or not (self._queues(turn) or self._place.others_free or self._leaving):
-                return False
-            return self._pass_all(turn)
+                return AGAIN_S
+            return self._pass_all(turn, later)
 
     def _queues(self, turn: int) -> bool:
         """Whether who waits had better do so in the inbox."""
@@ -133,24 +135,23 @@ class Relief:
         self._queued = self.now() - self._turn_since > QUEUE_S and not self._place.alone
         return self._queued
 
-    def _pass_all(self, turn: int) -> bool:
-        """Those that were read, then those that are readable."""
+    def _pass_all(self, turn: int, later: bool) -> float | None:
+        """Those that were read, then those that are readable. `later`: there is something else to be done then."""
         watch = self.watch
         for connection in tuple(self._waiting):
             if watch.turn != turn:
-                return True
+                return None
             if connection.movable and not self._pass(connection):
-                return False
-        stay = False
+                return AGAIN_S
         for fd, _ in self._epoll.poll(0, len(self._by_fd) or 1):
             connection_or_none = self._by_fd.get(fd)
             if watch.turn != turn:
-                return True
+                return None
             if connection_or_none is None or not connection_or_none.movable:
-                stay = True
+                later = True
             elif not self._pass(connection_or_none):
-                return False
-        return not stay
+                return AGAIN_S
+        return LATER_S if later else None
 
     def _pass(self, connection: Connection) -> bool:
         taken = self.move(connection)

@@ -118,15 +118,18 @@ class Inline:
         while begun:
             begun.popleft().go_on()
 
-    def send_early(self, turn: int) -> None:
-        """On the guard's thread, while it is this turn, which takes long."""
+    def send_early(self, turn: int) -> bool:
+        """On the guard's thread, while it is this turn, which takes long. Whether all of it is out."""
         kept = self._kept
+        all_out = True
         for at, (client, exchange, context, piece) in enumerate(tuple(kept)):
             if self.watch.turn != turn:
-                return
+                return True
             if type(piece) is bytes:
                 rest = client.send_early(piece, exchange)
                 kept[at] = client, exchange, context, rest or None
+                all_out = all_out and not rest
+        return all_out
 
 
 class InlineRun:

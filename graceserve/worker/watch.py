@@ -48,6 +48,7 @@ class Watch:
         """Once `turn` has gone on: wait until the guard has stopped, and take note of what it did."""
         with self.lock:
             self.touched = False
+        os.eventfd_write(self.wake_fd, 1)
         self.settled()
 
     def close(self) -> None:

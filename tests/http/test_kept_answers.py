@@ -19,11 +19,12 @@ class Keeper(Desk):
     def ask(self, path: str, more: str = "") -> None:
         self.send(f"GET {path} HTTP/1.1\r\nHost: t\r\n{more}\r\n".encode(), State.RUNNING)
 
-    def send_early(self) -> None:
-        """As in a long call."""
+    def send_early(self) -> bool:
+        """As in a long call. Whether all of it is out."""
         self.inline.watch.turn += 1
-        self.inline.send_early(self.inline.watch.turn)
+        all_out = self.inline.send_early(self.inline.watch.turn)
         self.inline.watch.turn += 1
+        return all_out
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_kept_until_it_is_sent(keeper: Keeper) -> None:
 
 def test_sent_early(keeper: Keeper) -> None:
     keeper.ask("/")
-    keeper.send_early()
+    assert keeper.send_early()
     assert keeper.answer().endswith(b"hello")
     assert keeper.connection.movable, "what comes next need not wait for the loop thread"
     keeper.inline.answer()
@@ -69,7 +70,7 @@ def test_a_part_of_it(keeper: Keeper, early: int) -> None:
     keeper.ask("/big?60000")
     seen = b""
     for _ in range(early):
-        keeper.send_early()
+        assert not keeper.send_early()
         assert not keeper.connection.movable
         seen += keeper.received() or b""
     assert early == 0 or 0 < len(seen) < 60000

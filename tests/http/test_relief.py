@@ -10,7 +10,7 @@ from graceserve.wire.messages import Ping
 from graceserve.worker.board import Board
 from graceserve.worker.connection import State
 from graceserve.worker.handoff import take_over
-from graceserve.worker.relief import QUEUE_S, Relief
+from graceserve.worker.relief import AGAIN_S, LATER_S, QUEUE_S, Relief
 from tests.http.test_time_limits import GET, Desk
 
 SHORT_S, LONG_S = QUEUE_S * 0.9, QUEUE_S * 1.1
@@ -36,9 +36,9 @@ class Scene:
     def moved_after(self, time_s: float) -> bool:
         """Whether the guard, who looks after so long, has put it into the inbox by then."""
         self.desk.time += time_s
-        nobody_waits = self.relief.pass_on(self.relief.watch.turn)
+        again_s = self.relief.pass_on(self.relief.watch.turn)
         moved = self.desk.connection.state is State.MOVED
-        assert nobody_waits is moved
+        assert again_s == (None if moved else AGAIN_S)
         return moved
 
     def next_turn(self) -> None:
@@ -81,6 +81,14 @@ def test_all_are_in_short_calls(scene: Scene) -> None:
 
 def test_somebody_is_free(scene: Scene) -> None:
     scene.sibling.free()
+    assert scene.moved_after(0)
+
+
+def test_who_can_not_be_moved_is_not_looked_at_all_the_time(scene: Scene) -> None:
+    scene.sibling.free()
+    scene.desk.connection.state = State.RUNNING
+    assert scene.relief.pass_on(1) == LATER_S
+    scene.desk.connection.state = State.IDLE
     assert scene.moved_after(0)
 
 

@@ -109,7 +109,8 @@ def fds(pid: int) -> dict[int, str]:
 
 
 def wake_ups(pid: int) -> int:
-    """Times that the process's main thread went to sleep by itself (voluntary context switches)."""
+    """Times that the process's main thread, or the thread with this number, went to sleep by itself (voluntary context
+    switches)."""
     with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))
 

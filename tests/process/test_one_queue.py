@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import signal
 from collections import Counter
@@ -12,7 +13,7 @@ import pytest
 from tests.process import holders, web
 from tests.process.apps import Gate
 from tests.process.conftest import Boot
-from tests.process.procs import kill
+from tests.process.procs import kill, wake_ups
 from tests.process.releases import Site
 from tests.process.server import Server, finish
 from tests.process.waiting import eventually, steadily
@@ -175,6 +176,24 @@ def test_pipelined_behind_a_long_call(site: Site, boot: Boot, lines: Lines, page
     gate.open()
     assert busy.pid() == holder
     busy.pid(b"behind")
+    all_is_well(server, lines)
+
+
+def test_the_guard_sleeps_while_nobody_waits(site: Site, boot: Boot, lines: Lines) -> None:
+    """In a call as between two; and it wakes for who comes then, and for the next long call."""
+    server = boot()
+    busy, other, third = lines.on_one(server, 3)
+    for number, line in enumerate((other, third)):
+        gate = site.gate(f"call-{number}")
+        busy.begin("hold", gate)
+        [holder] = gate.wait_for()
+        [guard] = [int(name) for name in os.listdir(f"/proc/{holder}/task") if int(name) != holder]
+        line.send(FAST % b"x")
+        assert line.pid(b"x") != holder
+        before = wake_ups(guard)
+        steadily(lambda before=before, guard=guard: wake_ups(guard) < before + 40, 0.5, "the guard sleeps")
+        gate.open()
+        assert busy.pid() == holder
     all_is_well(server, lines)
 
 
