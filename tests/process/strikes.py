@@ -138,7 +138,7 @@ def judge(report: Report, record: Record, strikes: Iterable[Strike]) -> dict[Fat
         killers = [one for one in by_port.get(lost.port, ()) if lost.opened < one.at < lost.at < one.at + NOTICED_S]
         fate = _fate(lost, record, killers)
         if fate is None:
-            others.append((lost, killers[0]))
+            others.append((lost, killers[-1]))  # it has survived those before
             continue
         found[fate].append(lost)
         if fate is not Fate.UNEXCUSED:

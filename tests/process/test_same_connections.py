@@ -155,6 +155,16 @@ def test_a_kill_excuses_what_came_behind_a_request_that_ran_and_one_other_connec
     assert judge(report, Record({"3-1": [7]}, {}), [strike])[Fate.UNEXCUSED] == [other, third]
 
 
+def test_a_connection_that_survived_one_kill_may_be_in_hand_at_the_next() -> None:
+    strikes = [replace(STRIKE, held=frozenset({5000, 5002})), replace(STRIKE, pid=8, at=11.0)]
+    first, second = lost(name="", port=5002), lost(name="", at=11.1)
+    report = Report(2, 2, 2, 0, {}, {}, [], [], {}, idle_closes=[first, second])
+    assert judge(report, Record({}, {}), strikes)[Fate.IN_HAND] == [first, second]
+    late = lost(name="", port=5002, at=11.1)
+    report = replace(report, idle_closes=[late, lost(name="", at=10.2)])
+    assert judge(report, Record({}, {}), strikes)[Fate.UNEXCUSED] == report.idle_closes
+
+
 @pytest.mark.parametrize(
     ("begun", "ended", "found"),
     [([7], [7], []), ([7, 8], [7], ["3-1"]), ([7], [], ["3-1"]), ([7], [7, 7], ["3-1"])],
