@@ -56,7 +56,6 @@ class Relief:
         self._passed: list[Connection] = []
         self._turn = -1  # that the guard looked at last
         self._turn_since = 0.0
-        self._queued = False  # who waited in this turn does so in the inbox
         self.older_first = 0  # turns of the loop that are left for those in the inbox; they have waited for longer
 
     def fileno(self) -> int:
@@ -104,8 +103,7 @@ class Relief:
         for connection in passed:
             connection.let_go()
         self._place.free()
-        if self._queued:
-            self._queued = False
+        if self._lasts_long():
             self.older_first = OLDER_FIRST_TURNS
 
     # --- guard's thread
@@ -124,16 +122,11 @@ class Relief:
                 return None
             self._place.busy()
             later = not self._inline.send_early(turn)
-            if self._ended or not (self._queues(turn) or self._place.others_free or self._leaving):
+            if turn != self._turn:
+                self._turn, self._turn_since = turn, self.now()
+            if self._ended or not (self._lasts_long() or self._place.others_free or self._leaving):
                 return AGAIN_S
             return self._pass_all(turn, later)
-
-    def _queues(self, turn: int) -> bool:
-        """Whether who waits had better do so in the inbox."""
-        if turn != self._turn:
-            self._turn, self._turn_since = turn, self.now()
-        self._queued = self.now() - self._turn_since > QUEUE_S and not self._place.alone
-        return self._queued
 
     def _pass_all(self, turn: int, later: bool) -> float | None:
         """Those that were read, then those that are readable. `later`: there is something else to be done then."""
@@ -160,6 +153,10 @@ class Relief:
         return taken
 
     # --- both
+
+    def _lasts_long(self) -> bool:
+        """Whether who waits in this turn had better do so in the inbox, though nobody is free. Or who waited in it."""
+        return self.now() - self._turn_since > QUEUE_S and not self._place.alone
 
     def move(self, connection: Connection) -> bool:
         """Whether the inbox took it. Then neither its bytes nor its end are this process's any more.

@@ -92,6 +92,19 @@ def test_who_can_not_be_moved_is_not_looked_at_all_the_time(scene: Scene) -> Non
     assert scene.moved_after(0)
 
 
+@pytest.mark.parametrize(("time_s", "long"), [(SHORT_S, False), (LONG_S, True)])
+def test_behind_a_long_call_older_ones_go_first(scene: Scene, time_s: float, long: bool) -> None:
+    """Also if the guard has slept since its beginning, because nobody waited here."""
+    scene.sibling.free()
+    scene.desk.connection.state = State.RUNNING
+    scene.relief.pass_on(1)
+    scene.desk.time += time_s
+    scene.relief.watch.turn = 2
+    scene.relief.watch.settle()
+    assert (scene.relief.older_first > 0) is long
+    scene.desk.connection.state = State.IDLE
+
+
 def test_nobody_else_is_there(scene: Scene) -> None:
     scene.sibling.leave()
     assert not scene.moved_after(0)
