@@ -45,17 +45,17 @@ from graceserve.torture.target import Target
 
 OURS = "graceserve"
 APP = "importing:app"
+UNTOUCHED = Plan("untouched-4x1", OURS, ("--workers", "4", "--threads", "1"))
 PLANS = (
     Plan("graceserve-4x1", OURS, ("--workers", "4", "--threads", "1")),
     Plan("graceserve-2x4", OURS, ("--workers", "2", "--threads", "4")),
-    Plan("untouched-4x1", OURS, ("--workers", "4", "--threads", "1")),
+    UNTOUCHED,
     Plan("granian-2x4", "granian", ("--workers", "2", "--blocking-threads", "4")),
     Plan("gunicorn-gthread-2x4", "gunicorn", ("--workers", "2", "--worker-class", "gthread", "--threads", "4")),
     Plan("gunicorn-sync-4", "gunicorn", ("--workers", "4", "--worker-class", "sync")),
     Plan("uwsgi-4", "uwsgi-closing", ("--master", "--processes", "4")),
     Plan("waitress-8", "waitress", ("threads=8",)),
 )
-UNTOUCHED = "untouched"
 UNTOUCHED_S = 0.5  # beside the import: as long as a reload takes
 STEADY_TIMES_MOST = 1.5
 RELOAD_S_MAX = 60.0
@@ -153,7 +153,7 @@ def _torture(scene: Arena, server: Running, plan: Plan, env: dict[str, str], opt
 def _reload(scene: Arena, server: Running, plan: Plan, env: dict[str, str], load: Load) -> Reload:
     """What a reload of this server is."""
     match plan.program:
-        case "graceserve" if plan.name.startswith(UNTOUCHED):
+        case "graceserve" if plan == UNTOUCHED:
             return _Nothing(server, float(env["IMPORT_S"]) + UNTOUCHED_S)
         case "graceserve":
             return MasterReload(str(server.process.pid), "")

@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
         self._ledger = ledger = home.ledger
         self._words, self._starts, self._given = ledger.words, ledger.starts, ledger.given
         self.line, self._seen = ledger.line(arrival)  # the word when all that was read is noted
-        self._start = self._seen
+        self._start = self._seen  # as on the line, which others may share if it is the spare one
         self._near = ledger.near(self.line)
         if not arrival.continued:  # which is not noted
             self._note()

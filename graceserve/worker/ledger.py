@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from graceserve.worker.arrival import Arrival
 from graceserve.worker.environ import Peer, Route, Site
 
-KEPT_BYTES_MAX = 1 << 13
+KEPT_BYTES_MAX = 1 << 13  # of a request that has not begun; of a longer one nothing is noted
 NEAR_BYTES = 1024  # of these are kept beside those of other connections, the others in pages of its own: few have any
 _FAR_BYTES = KEPT_BYTES_MAX - NEAR_BYTES
 _FACTS_BYTES, _WORD_BYTES = 192, 8
