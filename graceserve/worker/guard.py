@@ -4,9 +4,9 @@ It notices that the master is gone. A worker whose loop turns then drains by its
 would keep the port from the next master and never leave. Killing the stuck is otherwise the master's business.
 
 And it notices a call that lasts (`--threads 1`): then it sends the answers that are kept, and passes on the connections
-behind it that have something to say, as soon as they say it. While nothing is called, or a call goes on and nobody
-waits, it sleeps: apart from what it costs, Linux 6.18 may keep other processes waiting for seconds beside one that
-computes in one thread and wakes up all the time in another.
+behind it that have something to say, as soon as they say it. While nothing is called, calls are short, or a long one
+goes on and nobody waits, it sleeps: apart from what it costs, Linux 6.18 may keep other processes waiting for seconds
+beside one that computes in one thread and wakes up all the time in another.
 """
 
 import os
@@ -15,12 +15,11 @@ import sys
 import threading
 from typing import Protocol
 
-from graceserve.worker.watch import Watch
+from graceserve.worker.watch import LONG_S, Watch
 
 EXIT_STUCK = 1
-TICK_S = 0.003  # a call is long if it has lasted for one of these, up to two
-LONELY_TICK_S = 0.02  # where nobody is there to be given anything: so long an answer may wait behind a long call
-SWITCH_S = 0.0005  # that the interpreter's lock is kept from the guard by a long call that computes
+LONELY_S = 0.02  # where nobody is there to be given anything: so long an answer may wait behind a long call
+SWITCH_S = 0.0005  # that a call keeps the interpreter's lock from the guard, if it does not let go of it more often
 
 
 class Ward(Protocol):
@@ -43,6 +42,10 @@ class Helper(Protocol):
     def lonely(self) -> bool:
         """Whether no other worker is there, so that long calls need no looking for."""
 
+    @property
+    def between(self) -> bool:
+        """Whether the next call may come without the alarm, because others right before it did."""
+
     def fileno(self) -> int:
         """Readable when a connection is."""
 
@@ -60,10 +63,9 @@ class Guard:
         self._ward = ward
         self._watch = watch
         self._helper = helper
-        self._poll = self._poll_of(watch.wake_fd)
-        self._relief_poll = self._poll_of(watch.wake_fd, helper.fileno())
+        self._poll = self._poll_of(watch.alarm.fileno())
+        self._relief_poll = self._poll_of(watch.alarm.fileno(), helper.fileno())
         self._orphan = False
-        self._dozes = True  # until it is woken
         self._helps = True
 
     def _poll_of(self, *fds: int) -> select.poll:
@@ -78,51 +80,50 @@ class Guard:
         threading.Thread(target=self._run, name="graceserve-guard", daemon=True).start()
 
     def _run(self) -> None:
-        seen = -1
+        # Who waits for the lock asks for it only when nobody has let go of it for so long, and who lets go of it for a
+        # moment has it back before others have woken up. With 5 ms an app that reads small files starves this thread.
+        sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
+        turn, again_s = -1, None
         while not self._orphan:
-            tick_s = LONELY_TICK_S if self._helper.lonely else TICK_S
-            self._wait(self._poll, None if self._dozes else tick_s)
-            seen = self._look(seen)
+            rang = self._wait(self._poll, again_s)
+            turn, again_s = self._look(turn, rang)
         self._ward.close_listeners()  # at once, and not only if the loop does not: the next master wants to bind
         threading.Event().wait(self._grace_s)  # the process's end is the only thing that cuts this short
         self._ward.tell_stuck()
         os._exit(EXIT_STUCK)
 
-    def _wait(self, poll: select.poll, timeout_s: float | None) -> None:
+    def _wait(self, poll: select.poll, timeout_s: float | None) -> bool:
+        """Whether the alarm went off."""
+        alarm = self._watch.alarm
+        rang = False
         for fd, _ in poll.poll(None if timeout_s is None else timeout_s * 1000):
             if fd == self._channel_fd:
                 self._orphan = True
-            elif fd == self._watch.wake_fd:
-                os.eventfd_read(fd)
-                self._dozes = False
+            elif fd == alarm.fileno():
+                alarm.heard()
+                rang = True
+        return rang
 
-    def _look(self, seen: int) -> int:
-        """The turn that it is, the argument the next time."""
-        watch = self._watch
+    def _look(self, seen: int, rang: bool) -> tuple[int, float | None]:
+        """The turn that it is, and in how many seconds to look again; None: when the alarm goes off."""
+        watch, lonely = self._watch, self._helper.lonely
         turn = watch.turn
-        if turn != seen:
-            return turn
-        if turn % 2:
-            if self._helps:
-                self._on_long_call(turn)
-            return -1
-        watch.asleep = True
-        self._dozes = watch.turn == turn  # else it began before it could see that nobody looks
-        if not self._dozes:
-            watch.asleep = False
-        return turn
+        if turn % 2 and self._helps and turn == (watch.armed_for if rang and not lonely else seen):
+            self._on_long_call(turn)
+            turn = watch.turn
+        if not turn % 2 and not self._helper.between:
+            return turn, None
+        return turn, LONELY_S if lonely else LONG_S
 
     def _on_long_call(self, turn: int) -> None:
         """Until it ends."""
-        usual_s = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_S)
         try:
             while self._watch.turn == turn and not self._orphan:
                 again_s = self._helper.pass_on(turn)
-                if self._watch.turn != turn:  # else its end wakes this thread: the loop thread sees that it is at work
+                if self._watch.turn != turn:  # else its end sets the alarm: the loop thread sees that it is at work
                     break
                 if self._helper.lonely:
-                    self._wait(self._poll, LONELY_TICK_S)
+                    self._wait(self._poll, LONELY_S)
                 elif again_s is not None:
                     self._wait(self._poll, again_s)
                 else:
@@ -130,5 +131,3 @@ class Guard:
         except Exception as error:  # to notice that the master is gone is more important than this
             self._helps = False
             self._ward.tell_bug(error)
-        finally:
-            sys.setswitchinterval(usual_s)

@@ -68,7 +68,7 @@ class Relief:
         """This worker accepts nothing any more. In a signal handler, too, and on any thread."""
         self._leaving = True
         self._place.leave()
-        self.watch.wake()
+        self.watch.arm()
 
     def opened(self, connection: Connection) -> None:
         """It may wait from now on."""
@@ -112,6 +112,11 @@ class Relief:
     def lonely(self) -> bool:
         """See `guard.Helper`."""
         return self._ended or (self._place.alone and not self._leaving)
+
+    @property
+    def between(self) -> bool:
+        """See `guard.Helper`."""
+        return not self._inline.done
 
     def pass_on(self, turn: int) -> float | None:
         """See `guard.Helper`."""
