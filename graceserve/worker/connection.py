@@ -229,6 +229,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = CLOSED
+        self.line = self._ledger.spare  # the descriptor may be another connection's when an app thread calls `alone`
         self.full = False
         self._drop_file()
         if self._run is not None:

@@ -14,6 +14,7 @@ from graceserve.worker.environ import Peer, Route, Site
 from graceserve.worker.handoff import hand_over, take_over
 from graceserve.worker.keeper import keep
 from graceserve.worker.ledger import DEATHS_MAX, KEPT_BYTES_MAX, NEAR_BYTES, Ledger
+from tests.http.test_time_limits import Desk as Home
 
 CHILDREN = Path("/proc/thread-self/children")
 ROUTE = Route(Site("127.0.0.1:80"), Peer("192.0.2.7", 4711))
@@ -185,3 +186,44 @@ def test_what_has_no_line() -> None:
     ledger = Ledger(desk.server.fileno())
     assert ledger.line(Arrival(desk.server, ROUTE))[0] == ledger.spare
     desk.close()
+
+
+class TcpHome(Home):
+    """Whose connections have lines."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(1024)  # type: ignore[misc]
+        super().__init__()
+
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname())
+            return listener.accept()[0], client
+
+
+def test_a_late_word_about_a_lost_connection() -> None:
+    """An app thread takes the request of a client that has gone: its descriptor is another one's by then."""
+    home = TcpHome()
+    lost, line = home.connection, home.connection.line
+    home.client.close()
+    home.until(lambda: home.over)
+    home.until(lambda: not _is_open(line))
+    ours, client = home.pair()
+    with client:
+        if ours.fileno() != line:
+            os.dup2(ours.fileno(), line)
+            ours.close()
+            ours = socket.socket(fileno=line)
+        home.connect(ours)
+        lost.alone()
+        assert [saved.arrival.sock.detach() for saved in home.ledger.saved()] == [line]
+    home.over = False
+    home.close()
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True

@@ -47,12 +47,21 @@ class Desk:
         self.inline = Inline(self.loop)
         self.environs = Environs(constants(1, 1, None, None, FileWrapper), Trust.of(""), frozenset())
         self.gateway = Gateway(app, Log(), bool)
-        ours, self.client = socket.socketpair()
+        ours, self.client = self.pair()
         self.client.setblocking(False)
+        self.connection = self.connect(ours)
+
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        """The server's end, and the client's."""
+        return socket.socketpair()
+
+    def connect(self, ours: socket.socket) -> Connection:
+        """One that is open."""
         route = Route(Site("unix:x"), Peer())
         self.environs.welcome(route)
-        self.connection = Connection(self, Arrival(ours, route))
-        self.loop.run_until_complete(self.loop.connect_accepted_socket(lambda: self.connection, ours))
+        made = Connection(self, Arrival(ours, route))
+        self.loop.run_until_complete(self.loop.connect_accepted_socket(lambda: made, ours))
+        return made
 
     def now(self) -> float:
         return self.time
