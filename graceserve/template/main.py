@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import traceback
+from typing import NoReturn
 
 from setproctitle import setproctitle
 
@@ -25,6 +26,7 @@ from graceserve.template.load import AppError, WSGIApplication, load_app, prepen
 from graceserve.wire import messages as m
 from graceserve.wire.channel import Channel, Inbox, close_all
 from graceserve.worker.board import Board
+from graceserve.worker.ending import end
 from graceserve.worker.main import Post, run
 
 # Sent to the whole process group by shells, supervisors and `pkill`; only the master obeys them. Handlers that do
@@ -33,11 +35,11 @@ DEAF_TO = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.
            signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH)  # fmt: skip
 
 
-def main(argv: list[str]) -> int:
-    """The exit status of a worker that was forked. The template itself does not return: it ends by `_exit`.
+def main(argv: list[str]) -> NoReturn:
+    """The template, and each worker that is forked from it, to its end.
 
-    It is not the one to run what the app registered with `atexit`, and the master is to see its channel's end-of-file
-    when it has ended, not while it tidies up.
+    The template is not the one to run what the app registered with `atexit`, and the master is to see its channel's
+    end-of-file when it has ended, not while it tidies up.
     """
     channel = Channel.of_fd(int(argv[argv.index("--channel") + 1]))
     try:
@@ -48,7 +50,7 @@ def main(argv: list[str]) -> int:
         channel.send(m.TemplateFailed(m.line(f"{type(error).__name__}: {error}"), m.tail(traceback.format_exc())))
         os._exit(1)
     if channel.closed:
-        return status
+        end(status)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -155,4 +157,4 @@ class Template:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    main(sys.argv)

@@ -114,6 +114,7 @@ def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, s
     if not channel.send(WorkerReady(booted.import_s, booted.warmup_s)):
         return 1  # the master is gone
     worker.run()
+    log.close()
     return 0
 
 

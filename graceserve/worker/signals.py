@@ -9,8 +9,9 @@ import atexit
 import faulthandler
 import os
 import signal
-import sys
 from collections.abc import Callable
+
+from graceserve.worker.ending import flush_standard
 
 QUIT_S = 2.0  # for the app's atexit hooks at a quick end
 DEAF_TO = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU,
@@ -45,9 +46,5 @@ def quit_now() -> None:
     with open(os.devnull, "w") as nowhere:
         faulthandler.dump_traceback_later(QUIT_S, exit=True, file=nowhere)
         atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (AttributeError, OSError, ValueError, RuntimeError):  # None, a closed pipe, a write interrupted
-                pass
+        flush_standard()
         os._exit(0)
