@@ -4,6 +4,7 @@ Exec'd by the master with the release's own interpreter, as `python -m graceserv
 in one place, `Channel.receive`, and ends with the master (end-of-file) or by its order (`Retire`).
 """
 
+import contextlib
 import gc
 import os
 import platform
@@ -27,6 +28,7 @@ from graceserve.wire import messages as m
 from graceserve.wire.channel import Channel, Inbox, close_all
 from graceserve.worker.board import Board
 from graceserve.worker.ending import end
+from graceserve.worker.http.heads import heads
 from graceserve.worker.main import Post, run
 
 # Sent to the whole process group by shells, supervisors and `pkill`; only the master obeys them. Handlers that do
@@ -128,6 +130,8 @@ class Template:
                 self._channel.send(m.TemplateFailed(error.reason, m.tail(error.detail)))
                 return False
             deafen()  # the app may have set handlers of its own
+        with contextlib.suppress(AppError):  # each worker will say so
+            heads(self._settings.http)  # imports the parser once for all
         gc.collect()
         gc.freeze()  # what is here now is shared: the collector's marks must not copy it into every worker
         self._channel.send(m.TemplateReady(time.monotonic() - started))
