@@ -10,6 +10,7 @@ from tests.process.components import other_python
 from tests.process.conftest import Boot, Serve
 from tests.process.releases import Site
 from tests.process.server import Launch, Server, script_launch
+from tests.process.waiting import eventually
 from tests.process.web import free_address, refused
 
 
@@ -82,7 +83,7 @@ def test_app_that_fails_to_boot(site: Site, serve: Serve, app: str, says: str, p
     server = serve(script_launch(site.current, free_address(), *options, app=app))
     assert server.wait_exit() == 1, server.log
     assert says in server.log, server.log
-    assert not server.nursery.left() and refused(server.address)
+    eventually(lambda: not server.nursery.left() and refused(server.address), what="nobody is left")
 
 
 def test_first_start_that_hangs(site: Site, serve: Serve) -> None:
@@ -90,7 +91,7 @@ def test_first_start_that_hangs(site: Site, serve: Serve) -> None:
     server = serve(script_launch(site.current, free_address(), "--startup-timeout", "1"))
     assert server.wait_exit() == 1, server.log
     assert "not ready" in server.log and "app.py" in server.log, server.log
-    assert not server.nursery.left() and refused(server.address)
+    eventually(lambda: not server.nursery.left() and refused(server.address), what="nobody is left")
 
 
 @pytest.mark.parametrize("command", ["reload", "status", "stop", "reopen", "rollback"])

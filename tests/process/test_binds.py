@@ -89,7 +89,8 @@ def test_several(site: Site, boot: Boot) -> None:
         assert web.get(address).json["release"] == "41"
     assert len(server.status()["listeners"]) == 3
     server.stop()
-    assert all(refused(address) for address in (server.address, other, f"unix:{path}"))
+    for address in (server.address, other, f"unix:{path}"):
+        eventually(lambda address=address: refused(address), what=f"{address} is free")
 
 
 def test_inherited_descriptor(site: Site, serve: Serve) -> None:

@@ -143,7 +143,7 @@ def test_hup_during_a_stop_binds_nothing(site: Site, boot: Boot) -> None:
     gate.open()
     assert busy.finish().status == 200
     assert server.wait_exit() == 0
-    assert refused(server.address)
+    eventually(lambda: refused(server.address), what="the port is free")
     assert "bug" not in server.log
 
 
