@@ -22,6 +22,13 @@ LONELY_S = 0.02  # where nobody is there to be given anything: so long an answer
 SWITCH_S = 0.0005  # that a call keeps the interpreter's lock from the guard, if it does not let go of it more often
 
 
+def hasten() -> None:
+    """Who waits for the interpreter's lock asks for it only when nobody has let go of it for a while, and who lets go
+    of it for a moment has it back before others have woken up. With Python's 5 ms an app that reads small files, or
+    the like, would keep the guard from it for as long as it goes on."""
+    sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
+
+
 class Ward(Protocol):
     """The worker, as its guard sees it. For the guard's thread."""
 
@@ -41,10 +48,6 @@ class Helper(Protocol):
     @property
     def lonely(self) -> bool:
         """Whether no other worker is there, so that long calls need no looking for."""
-
-    @property
-    def between(self) -> bool:
-        """Whether the next call may come without the alarm, because others right before it did."""
 
     def fileno(self) -> int:
         """Readable when a connection is."""
@@ -80,9 +83,6 @@ class Guard:
         threading.Thread(target=self._run, name="graceserve-guard", daemon=True).start()
 
     def _run(self) -> None:
-        # Who waits for the lock asks for it only when nobody has let go of it for so long, and who lets go of it for a
-        # moment has it back before others have woken up. With 5 ms an app that reads small files starves this thread.
-        sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
         turn, again_s = -1, None
         while not self._orphan:
             rang = self._wait(self._poll, again_s)
@@ -111,9 +111,12 @@ class Guard:
         if turn % 2 and self._helps and turn == (watch.armed_for if rang and not lonely else seen):
             self._on_long_call(turn)
             turn = watch.turn
-        if not turn % 2 and not self._helper.between:
-            return turn, None
-        return turn, LONELY_S if lonely else LONG_S
+        if not turn % 2:
+            watch.asleep = True
+            if watch.turn == turn:
+                return turn, None
+            watch.asleep = False  # that one began before it could see it
+        return watch.turn, LONELY_S if lonely else LONG_S
 
     def _on_long_call(self, turn: int) -> None:
         """Until it ends."""

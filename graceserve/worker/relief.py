@@ -113,11 +113,6 @@ class Relief:
         """See `guard.Helper`."""
         return self._ended or (self._place.alone and not self._leaving)
 
-    @property
-    def between(self) -> bool:
-        """See `guard.Helper`."""
-        return not self._inline.done
-
     def pass_on(self, turn: int) -> float | None:
         """See `guard.Helper`."""
         watch = self.watch

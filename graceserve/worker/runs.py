@@ -90,9 +90,9 @@ class Inline:
             client.running(InlineRun(client, exchange, self._loop, context, self.watch))
             return
         watch = self.watch
-        if not self._kept:  # the first since `answer`, which is never long ago
-            watch.arm()
         watch.turn += 1  # as `Watch.run`, whose call would be felt here
+        if watch.asleep or not self._kept:  # the first since `answer`, which is never long ago
+            watch.arm()
         try:
             piece = context.run(exchange.begin)
         finally:

@@ -19,7 +19,7 @@ from graceserve.worker.accept import Acceptor
 from graceserve.worker.arrivals import Arrivals
 from graceserve.worker.board import Place
 from graceserve.worker.connections import Connections
-from graceserve.worker.guard import Guard
+from graceserve.worker.guard import Guard, hasten
 from graceserve.worker.lifecycle import ANSWER_S, STOP_LINGER_S, Input, Order, State, Terms, Way, step
 from graceserve.worker.service import Service
 from graceserve.worker.signals import obey, obey_no_more
@@ -52,6 +52,8 @@ class Worker:
         """Serve until the end. The master has been told `WorkerReady`."""
         self._loop.set_exception_handler(self._on_bug)
         self._loop.add_reader(self._channel.fileno(), self._on_channel)
+        if self._service.settings.threads == 1:
+            hasten()
         self._guard.start()
         # The app must not see a loop in its thread: Django's ORM and asyncio.run() would refuse to work. To hide it
         # once and for all is two system calls cheaper than for each request (CPython 3.11 asks for its pid).

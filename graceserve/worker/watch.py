@@ -7,8 +7,9 @@ connections, change their state, and put something else in the place of their de
 transports do anything. Two stores decide who is first, in an order that the interpreter's lock makes one for both
 threads: the guard sets `touched` and then looks at `turn`, the loop thread counts on and then looks at `touched`. So a
 turn costs the loop thread no lock. Nor does it wake the guard, which sleeps until the alarm goes off: whoever calls the
-app sets that before the first of some calls in a row. What wakes another thread in the middle of a request has the
-kernel look for who is to run next; on a core with an app that is being imported, that was the import, for up to 4 ms.
+app sets that in the first of some calls in a row. What wakes another thread in the middle of a request has the kernel
+look for who is to run next; on a core with an app that is being imported, that was the import, for up to 4 ms. When the
+guard falls asleep two stores decide again: it sets `asleep` and looks at `turn`, the loop thread the other way round.
 """
 
 import threading
@@ -29,7 +30,7 @@ LONG_S = 0.005
 class Watch:
     """One a worker with `--threads 1`."""
 
-    __slots__ = ("alarm", "armed_for", "lock", "settled", "touched", "turn")
+    __slots__ = ("alarm", "armed_for", "asleep", "lock", "settled", "touched", "turn")
 
     def __init__(self) -> None:
         self.settled: Callable[[], object] = bool  # called on the loop thread, if the guard was at work in a turn
@@ -37,12 +38,13 @@ class Watch:
         self.touched = False
         self.alarm = Alarm(LONG_S)
         self.armed_for = 0  # the turn
+        self.asleep = True  # nothing but the alarm wakes the guard, and that is not set
         self.lock = threading.Lock()  # held by the guard while it is at work
 
     def run(self, context: Context, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the app, in this context."""
-        self.arm()
         self.turn += 1
+        self.arm()
         try:
             return context.run(call, *args, **kwargs)
         finally:
@@ -62,6 +64,7 @@ class Watch:
         self.alarm.close()
 
     def arm(self) -> None:
-        """A turn is about to begin: have the guard look `LONG_S` from now, and no sooner. In a signal handler, too."""
-        self.armed_for = self.turn + 1
+        """In a turn, or before one: have the guard look `LONG_S` from now, and no sooner. In a signal handler, too."""
+        self.armed_for = self.turn | 1
+        self.asleep = False
         self.alarm.set()
