@@ -33,6 +33,7 @@ SWEEP_SLICE = 500  # connections looked at in one go: about half a millisecond
 DRAIN_SWEEP_S = 0.05  # the same in a drain, where connections are handed over or closed
 TURN_S = 0.002  # of app calls in a row; then what has come in between is read
 TOGETHER_S = 0.0005  # so long an answer waits for those behind it, to be sent with them
+ARM_S = 0.001  # how often the guard's alarm is put off: each time may leave a virtual machine
 SLOW_S = 0.01  # an app call that takes as long may be followed by others: the answers before it are not to wait
 SLOW_TIMES = 100  # so each is sent before the next call, for as many times as long,
 SLOW_FOR_S_MAX = 10.0  # at most
@@ -72,6 +73,7 @@ class Connections:
         self._advances = False  # that is scheduled
         self._advance = self._advance_inline if self._pool is None else self._advance_threads
         self._slow_until = 0.0
+        self._arm_at = 0.0
         self._begun_s = 0.0  # when requests were given to the threads the last time
         self._queue_check: asyncio.TimerHandle | None = None
         self._saturated = False  # as the siblings see it
@@ -239,6 +241,8 @@ class Connections:
             self._part_with_waiting()
         waiting, inline = self._waiting, self._inline
         before = monotonic()
+        if before > self._arm_at:
+            self._arm(before)
         end = before + TURN_S
         answer_at = self._answer_at(before)
         many = len(waiting)
@@ -255,6 +259,8 @@ class Connections:
                     now = monotonic()
                     if now > end:
                         break
+                    if now > self._arm_at:
+                        self._arm(now)
                     answer_at = self._answer_at(now)
                 before = now
             inline.answer()
@@ -289,6 +295,10 @@ class Connections:
         """It is open. If nothing has been read of it by now nobody waits for it."""
         if self.newcomer not in self._waiting:
             self.newcomer = None
+
+    def _arm(self, now: float) -> None:
+        self._inline.watch.arm()
+        self._arm_at = now + ARM_S
 
     def _answer_at(self, now: float) -> float:
         return now + TOGETHER_S if now > self._slow_until else now

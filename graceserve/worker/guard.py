@@ -108,7 +108,7 @@ class Guard:
         """The turn that it is, and in how many seconds to look again; None: when the alarm goes off."""
         watch, lonely = self._watch, self._helper.lonely
         turn = watch.turn
-        if turn % 2 and self._helps and turn == (watch.armed_for if rang and not lonely else seen):
+        if turn % 2 and self._helps and (turn == seen or (rang and not lonely)):
             self._on_long_call(turn)
             turn = watch.turn
         if not turn % 2:

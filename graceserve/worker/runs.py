@@ -91,7 +91,7 @@ class Inline:
             return
         watch = self.watch
         watch.turn += 1  # as `Watch.run`, whose call would be felt here
-        if watch.asleep or not self._kept:  # the first since `answer`, which is never long ago
+        if watch.asleep:
             watch.arm()
         try:
             piece = context.run(exchange.begin)

@@ -7,9 +7,9 @@ connections, change their state, and put something else in the place of their de
 transports do anything. Two stores decide who is first, in an order that the interpreter's lock makes one for both
 threads: the guard sets `touched` and then looks at `turn`, the loop thread counts on and then looks at `touched`. So a
 turn costs the loop thread no lock. Nor does it wake the guard, which sleeps until the alarm goes off: whoever calls the
-app sets that in the first of some calls in a row. What wakes another thread in the middle of a request has the kernel
-look for who is to run next; on a core with an app that is being imported, that was the import, for up to 4 ms. When the
-guard falls asleep two stores decide again: it sets `asleep` and looks at `turn`, the loop thread the other way round.
+app puts that off, if not each time. What wakes another thread in the middle of a request has the kernel look for who is
+to run next; on a core with an app that is being imported, that was the import, for up to 4 ms. When the guard falls
+asleep two stores decide again: it sets `asleep` and looks at `turn`, the loop thread the other way round.
 """
 
 import threading
@@ -22,22 +22,21 @@ from graceserve.worker.alarm import Alarm
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# A call is long if it has lasted for this, or up to twice as much behind short ones. It is above the 4 ms of a tick,
-# for which a sibling on the same core may go first: with 3 ms the guard woke up 500 times a second for nothing.
+# A call is long if it has lasted for this, or 1 ms or 2 less behind short ones. It is above a clock tick's 4 ms, for
+# which a sibling on the same core may go first: with 3 ms the guard woke up 500 times a second for nothing.
 LONG_S = 0.005
 
 
 class Watch:
     """One a worker with `--threads 1`."""
 
-    __slots__ = ("alarm", "armed_for", "asleep", "lock", "settled", "touched", "turn")
+    __slots__ = ("alarm", "asleep", "lock", "settled", "touched", "turn")
 
     def __init__(self) -> None:
         self.settled: Callable[[], object] = bool  # called on the loop thread, if the guard was at work in a turn
         self.turn = 0
         self.touched = False
         self.alarm = Alarm(LONG_S)
-        self.armed_for = 0  # the turn
         self.asleep = True  # nothing but the alarm wakes the guard, and that is not set
         self.lock = threading.Lock()  # held by the guard while it is at work
 
@@ -64,7 +63,6 @@ class Watch:
         self.alarm.close()
 
     def arm(self) -> None:
-        """In a turn, or before one: have the guard look `LONG_S` from now, and no sooner. In a signal handler, too."""
-        self.armed_for = self.turn | 1
+        """Have the guard look `LONG_S` from now, and no sooner. In a signal handler, too."""
         self.asleep = False
         self.alarm.set()
