@@ -9,34 +9,24 @@ import os
 
 _CLOCK_MONOTONIC = 1  # <linux/time.h>
 _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK  # TFD_CLOEXEC and TFD_NONBLOCK, <sys/timerfd.h>
-_LIBC = ctypes.PyDLL(None)  # keeps the interpreter's lock: these calls never wait
+_Itimerspec = ctypes.c_long * 4  # struct itimerspec: interval and value, each in seconds and nanoseconds
 
-
-class _Timespec(ctypes.Structure):
-    """struct timespec."""
-
-    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
-
-
-class _Itimerspec(ctypes.Structure):
-    """struct itimerspec."""
-
-    _fields_ = (("interval", _Timespec), ("value", _Timespec))
+# By a `PyDLL`, which keeps the interpreter's lock: they never wait.
+_create = ctypes.PyDLL(None, use_errno=True).timerfd_create
+_settime = ctypes.PyDLL(None).timerfd_settime
 
 
 class Alarm:
     """Goes off once, `after_s` seconds after it was set last. Raises `OSError` if there is no descriptor left."""
 
-    __slots__ = ("_fd", "_settime", "_words")
+    __slots__ = ("_fd", "_words")
 
     def __init__(self, after_s: float) -> None:
-        create = ctypes.PyDLL(None, use_errno=True).timerfd_create
-        self._fd: int = create(_CLOCK_MONOTONIC, _FLAGS)
+        self._fd: int = _create(_CLOCK_MONOTONIC, _FLAGS)
         if self._fd < 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
-        self._settime = _LIBC["timerfd_settime"]
-        after = _Itimerspec(value=_Timespec(*divmod(round(after_s * 1_000_000_000), 1_000_000_000)))
+        after = _Itimerspec(0, 0, *divmod(round(after_s * 1_000_000_000), 1_000_000_000))
         # As they are passed on: to convert them takes as long as the call.
         self._words = ctypes.c_int(self._fd), ctypes.c_int(0), ctypes.byref(after), None
 
@@ -46,7 +36,7 @@ class Alarm:
 
     def set(self) -> None:
         """Now, and not as it was set before. In a signal handler, too."""
-        self._settime(*self._words)
+        _settime(*self._words)
 
     def heard(self) -> None:
         """Wait for the next time. If it was set again meanwhile, it has not gone off: no harm."""

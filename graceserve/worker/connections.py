@@ -241,10 +241,8 @@ class Connections:
             self._part_with_waiting()
         waiting, inline = self._waiting, self._inline
         before = monotonic()
-        if before > self._arm_at:
-            self._arm(before)
         end = before + TURN_S
-        answer_at = self._answer_at(before)
+        answer_at = self._calls_follow(before)
         many = len(waiting)
         if self.newcomer is not None or self.relief.older_first:
             many = self._many_due()
@@ -259,9 +257,7 @@ class Connections:
                     now = monotonic()
                     if now > end:
                         break
-                    if now > self._arm_at:
-                        self._arm(now)
-                    answer_at = self._answer_at(now)
+                    answer_at = self._calls_follow(now)
                 before = now
             inline.answer()
         finally:
@@ -296,11 +292,11 @@ class Connections:
         if self.newcomer not in self._waiting:
             self.newcomer = None
 
-    def _arm(self, now: float) -> None:
-        self._inline.watch.arm()
-        self._arm_at = now + ARM_S
-
-    def _answer_at(self, now: float) -> float:
+    def _calls_follow(self, now: float) -> float:
+        """When what they answer is to be sent."""
+        if now > self._arm_at:
+            self._arm_at = now + ARM_S
+            self._inline.watch.arm()
         return now + TOGETHER_S if now > self._slow_until else now
 
     def _was_slow(self, now: float, took_s: float) -> None:

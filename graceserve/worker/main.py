@@ -114,7 +114,7 @@ def run(post: Post, channel: Channel, inbox: Inbox, listeners: list[tuple[str, s
     if not channel.send(WorkerReady(booted.import_s, booted.warmup_s)):
         return 1  # the master is gone
     worker.run()
-    log.close()
+    log.close()  # what is open for writing now is the app's: see `ending`
     return 0
 
 

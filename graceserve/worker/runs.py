@@ -91,7 +91,7 @@ class Inline:
             return
         watch = self.watch
         watch.turn += 1  # as `Watch.run`, whose call would be felt here
-        if watch.asleep:
+        if watch.asleep:  # else who has some called in a row puts the alarm off
             watch.arm()
         try:
             piece = context.run(exchange.begin)

@@ -83,9 +83,6 @@ class Scene:
         """Ends when the guard has noticed it."""
         self.call(lambda: eventually(lambda: self.watch.turn in self.helper.found, what="the long call is noticed"))
 
-    def answer(self) -> None:
-        self.inline._kept.clear()
-
     def let_it_sleep(self) -> None:
         eventually(lambda: self.watch.asleep, what="the guard sleeps")
 
@@ -94,7 +91,6 @@ def long_ones_and_short_ones(scene: Scene) -> None:
     for _ in range(3):
         scene.short()
         scene.long()
-        scene.answer()
         scene.long()
         scene.let_it_sleep()
         scene.short()

@@ -15,9 +15,17 @@ from graceserve.worker.handoff import hand_over, take_over
 from graceserve.worker.keeper import keep
 from graceserve.worker.ledger import DEATHS_MAX, KEPT_BYTES_MAX, NEAR_BYTES, Ledger
 from tests.http.test_time_limits import Desk as Home
+from tests.process.procs import fds
 
 CHILDREN = Path("/proc/thread-self/children")
 ROUTE = Route(Site("127.0.0.1:80"), Peer("192.0.2.7", 4711))
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """The server's end, and the client's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], client
 
 
 class Desk:
@@ -25,9 +33,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.ledger = Ledger(1024)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.client = socket.create_connection(listener.getsockname())
-            self.server, _ = listener.accept()
+        self.server, self.client = tcp_pair()
         self.client.sendall(b"before")
         assert self.server.recv(100) == b"before"
         self.server.sendall(b"what it was answered")
@@ -191,14 +197,10 @@ def test_what_has_no_line() -> None:
 class TcpHome(Home):
     """Whose connections have lines."""
 
-    def __init__(self) -> None:
-        self.ledger = Ledger(1024)  # type: ignore[misc]
-        super().__init__()
+    ledger = Ledger(1024)
 
     def pair(self) -> tuple[socket.socket, socket.socket]:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            client = socket.create_connection(listener.getsockname())
-            return listener.accept()[0], client
+        return tcp_pair()
 
 
 def test_a_late_word_about_a_lost_connection() -> None:
@@ -207,7 +209,7 @@ def test_a_late_word_about_a_lost_connection() -> None:
     lost, line = home.connection, home.connection.line
     home.client.close()
     home.until(lambda: home.over)
-    home.until(lambda: not _is_open(line))
+    home.until(lambda: line not in fds(os.getpid()))
     ours, client = home.pair()
     with client:
         if ours.fileno() != line:
@@ -219,11 +221,3 @@ def test_a_late_word_about_a_lost_connection() -> None:
         assert [saved.arrival.sock.detach() for saved in home.ledger.saved()] == [line]
     home.over = False
     home.close()
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True

@@ -18,7 +18,6 @@ text.write({text!r})
 binary = open({there!r} + "/binary.%d" % os.getpid(), "wb")
 binary.write({text!r}.encode())
 sys.stdout.write({text!r})
-ending = threading.Event()
 
 
 def mark(name):
@@ -35,7 +34,6 @@ atexit.register(mark, "hook")
 """
 NO_FILE = """\
 import atexit
-import threading
 
 
 class Deleted:
@@ -91,7 +89,6 @@ class Raises(io.RawIOBase):
 odd = io.BufferedWriter(Raises())
 odd.write(b"x")
 sys.stdout = None
-kept = open(os.devnull, "w")
 there = open(__file__, "a")
 """,
     "no descriptor left": """\
