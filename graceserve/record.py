@@ -4,7 +4,7 @@ Fields are scalars and tuples of strings. A reader drops what it does not know a
 that each of two versions can read the other's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import Field, fields
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -17,16 +17,26 @@ class Record(Protocol):
 
 R = TypeVar("R", bound=Record)
 
+_NAMES: dict[Any, dict[str, None]] = {}  # by record; `dataclasses.fields` looks for them each time
+
+
+def names(cls: type[Record]) -> Collection[str]:
+    """Of the fields, in order."""
+    found = _NAMES.get(cls)
+    if found is None:
+        found = _NAMES[cls] = dict.fromkeys(field.name for field in fields(cls))
+    return found
+
 
 def dump(record: Record) -> dict[str, Any]:
     """A dictionary that `json.dumps` takes; tuples as lists."""
-    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    values = {name: getattr(record, name) for name in names(type(record))}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def load(cls: type[R], data: Mapping[str, Any]) -> R:
     """What `dump` gave, of this version or another."""
-    known = {field.name for field in fields(cls)}
+    known = names(cls)
     return cls(**{
         name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name in known
     })

@@ -14,6 +14,8 @@ from graceserve.errors import WireError
 from graceserve.wire.messages import MESSAGE_BYTES_MAX, Message, decode, encode
 
 FDS_MAX = 64  # a Fork carries channel, inbox and the listeners; the kernel's own limit is 253 (SCM_MAX_FD)
+_FDS_BYTES = socket.CMSG_SPACE(FDS_MAX * 4)
+_CUT_SHORT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 
 class Channel:
@@ -76,17 +78,23 @@ class Channel:
             close_all(fds)
             return None
         try:
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if flags & _CUT_SHORT:
                 raise WireError(f"a datagram over {MESSAGE_BYTES_MAX} bytes or {FDS_MAX} descriptors")
             return decode(data), fds
         except WireError:
             close_all(fds)
             raise
 
+    def glance(self) -> Message | None:
+        """The next message, which stays where it is; None if there is none. Raises `WireError` if it is no message."""
+        try:
+            data = self._sock.recv(MESSAGE_BYTES_MAX, socket.MSG_PEEK)
+        except OSError:  # none yet, or never again
+            return None
+        return decode(data) if data else None
+
     def _receive(self) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
-        data, ancillary, flags, _ = self._sock.recvmsg(
-            MESSAGE_BYTES_MAX, socket.CMSG_SPACE(FDS_MAX * 4), socket.MSG_CMSG_CLOEXEC
-        )
+        data, ancillary, flags, _ = self._sock.recvmsg(MESSAGE_BYTES_MAX, _FDS_BYTES, socket.MSG_CMSG_CLOEXEC)
         return data, ancillary, flags
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ speaks another one.
 """
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from graceserve import record
@@ -193,6 +193,9 @@ class HandOver:
     continued: bool = False  # the request that is being read was answered with 100 Continue
     fresh: bool = False  # what comes next is what a listener's connections begin with: a PROXY header
     deaths: int = 0  # of workers that had it, since it was answered something
+    waits: bool = False  # something of a request has come, as far as is known
+    read_bytes: int = -1  # that the server's end ever read of it; -1: not counted
+    written_bytes: int = -1
 
 
 # --- control client <-> master --------------------------------------------------------------------------------------
@@ -295,13 +298,16 @@ Message: TypeAlias = (
     | ExecFailed | Unknown
 )  # fmt: skip
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes one each time
+_of_json = json.JSONDecoder().decode
 _CLASSES: dict[str, type[Message]] = {cls.__name__: cls for cls in Message.__args__}
 
 
 def encode(message: Message) -> bytes:
     """One datagram. Raises `WireError` over `MESSAGE_BYTES_MAX`."""
-    values = {f.name: getattr(message, f.name) for f in fields(message)}
-    data = json.dumps([PROTOCOL, type(message).__name__, values], separators=(",", ":")).encode()
+    cls = type(message)
+    values = {name: getattr(message, name) for name in record.names(cls)}
+    data = _to_json([PROTOCOL, cls.__name__, values]).encode()
     if len(data) > MESSAGE_BYTES_MAX:
         raise WireError(f"{type(message).__name__} of {len(data)} bytes is over {MESSAGE_BYTES_MAX}")
     return data
@@ -310,7 +316,7 @@ def encode(message: Message) -> bytes:
 def decode(data: bytes) -> Message:
     """The message in one datagram. Raises `WireError` if it is none."""
     try:
-        protocol, name, values = json.loads(data)
+        protocol, name, values = _of_json(data.decode())
     except (ValueError, TypeError, RecursionError) as error:  # bad JSON or UTF-8, too deep, no array of three
         raise WireError(f"not a message: {data[:80]!r} ({error})") from None
     if not (isinstance(protocol, int) and isinstance(name, str) and isinstance(values, dict)):

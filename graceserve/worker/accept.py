@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from graceserve.logs import Log
 from graceserve.wire.channel import Channel
-from graceserve.worker.arrival import Arrival
+from graceserve.worker.arrival import Arrival, Counted
 from graceserve.worker.environ import Peer, Route
-from graceserve.worker.handoff import NotAConnection, site_of, take_over
+from graceserve.worker.handoff import NotAConnection, next_waits, site_of, take_over
 
 # accept(2), "Error handling": errors of the connection that was in the queue, not of the listener
 _TRANSIENT = frozenset(
@@ -22,7 +22,7 @@ _TRANSIENT = frozenset(
      errno.ENONET, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.EPERM)
 )  # fmt: skip
 
-
+_NOTHING = Counted(0, 0)
 REST_MAX = 8192  # of each queue at a stop; more than a backlog holds
 
 
@@ -52,6 +52,11 @@ class Acceptor:
         """Whether `take` would find something there, unless a sibling is quicker."""
         takes = self._open and not self.refused and self._inbox_fd in self._sources
         return takes and bool(self._inbox_poll.poll(0))
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a request waits in the inbox, on the connection that is next."""
+        return self._inbox_fd in self._sources and next_waits(self._inbox)
 
     def resume(self) -> None:
         """Let arrivals wake the loop."""
@@ -132,7 +137,7 @@ class Acceptor:
     def _arrival(self, fd: int) -> Arrival:
         sock, address = self._listeners[fd].accept()
         peer = Peer(str(address[0]), int(address[1])) if isinstance(address, tuple) else Peer()
-        return Arrival(sock, Route(self._sites[fd], peer), untouched=True)
+        return Arrival(sock, Route(self._sites[fd], peer), counted=_NOTHING)
 
     def _take_over(self) -> Arrival | None:
         if self.refused:

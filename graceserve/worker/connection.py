@@ -36,6 +36,7 @@ LARGE_BYTES = 16_384
 WRITE_AHEAD_BYTES_MAX = 64 * 1024 * 1024  # for write() on the loop thread, which must not wait for the client
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
+_AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 class State(Enum):
@@ -263,7 +264,7 @@ class Connection(asyncio.Protocol):
         if self.route.secure or self.gone or self._transport.get_write_buffer_size():
             return piece
         try:
-            size = self.sock.send(piece, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            size = self.sock.send(piece, _AT_ONCE)
         except OSError:
             return piece
         self._given_bytes += size
@@ -350,8 +351,10 @@ class Connection(asyncio.Protocol):
             and not self._transport.get_write_buffer_size()
         )
 
-    def arrival(self) -> Arrival:
-        """What whoever goes on needs to know, and is about to be told. Threads as for `movable`."""
+    def arrival(self, *, waits: bool = False) -> Arrival:
+        """What whoever goes on needs to know, and is about to be told. `waits`: something has come that was not read
+        yet. Threads as for `movable`."""
+        counted = self._ledger.counted(self.line)
         self.alone()
         state, waited_s = self.state, self._waited_s
         if state is HEAD or (state is IDLE and not self._reader.held):
@@ -361,7 +364,7 @@ class Connection(asyncio.Protocol):
         deaths = self._ledger.deaths(self.line)
         return Arrival(
             self.sock, self.route, fresh=False, read=read, requests=self.requests, waited_s=waited_s,
-            continued=self._continued, deaths=deaths,
+            continued=self._continued, deaths=deaths, waits=waits or bool(read), counted=counted,
         )  # fmt: skip
 
     def moved(self) -> None:

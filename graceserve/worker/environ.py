@@ -79,13 +79,14 @@ class Environs:
         route.trusted = bool(self._believed) and self._trust.covers(route.peer.address)
         route.port = str(route.peer.port) if route.peer.port else ""
         key = route.site, route.secure, route.trusted, not route.port  # `_rebase` relies on it
-        if key not in self._bases:
+        base = self._bases.get(key)
+        if base is None:
             scheme = "https" if route.secure else "http"
-            self._bases[key] = {
+            base = self._bases[key] = {
                 **self._constant, "wsgi.url_scheme": scheme, "SERVER_NAME": route.site.host,
                 "SERVER_PORT": route.site.port, **_OF_A_REQUEST,
             }  # fmt: skip
-        route.base = self._bases[key]
+        route.base = base
 
     def make(self, request: Admitted, body: Any, body_bytes: int, route: Route) -> dict[str, Any]:
         """`body` is the input, `body_bytes` how much is in it (known of a chunked body, too: it was read in full)."""

@@ -15,9 +15,10 @@ import socket
 from graceserve.errors import WireError
 from graceserve.wire.channel import Channel, close_all
 from graceserve.wire.messages import HandOver
-from graceserve.worker.arrival import Arrival
+from graceserve.worker.arrival import Arrival, Counted
 from graceserve.worker.environ import Peer, Route, Site
 
+_UNKNOWN = Counted(-1, -1)
 FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
@@ -28,9 +29,10 @@ class NotAConnection(Exception):
 def hand_over(arrival: Arrival, inbox: Channel) -> bool:
     """Whether the inbox took it. Then the socket is to be closed here, without another look at it."""
     site, peer = arrival.route.site, arrival.route.peer
+    counted = arrival.counted or _UNKNOWN
     told = HandOver(
         site.name, peer.address, peer.port, arrival.requests, round(arrival.waited_s, 3), arrival.continued,
-        arrival.fresh, arrival.deaths,
+        arrival.fresh, arrival.deaths, arrival.waits, counted.read, counted.written,
     )  # fmt: skip
     fds = [arrival.sock.fileno()]
     if not arrival.read:
@@ -64,6 +66,15 @@ def take_over(inbox: Channel, sites: dict[str, Site]) -> Arrival | None:
             raise NotAConnection(f"{type(other).__name__} with {len(fds)} descriptors")
 
 
+def next_waits(inbox: Channel) -> bool:
+    """Whether something of a request has come of the connection that is next in the inbox."""
+    try:
+        told = inbox.glance()
+    except WireError:
+        return False
+    return isinstance(told, HandOver) and told.waits
+
+
 def _arrival(told: HandOver, fd: int, files: list[int], sites: dict[str, Site]) -> Arrival:
     try:
         sock = _stream_socket(fd)
@@ -79,9 +90,10 @@ def _arrival(told: HandOver, fd: int, files: list[int], sites: dict[str, Site]) 
             raise NotAConnection(f"what was read of a connection can't be read again: {error}") from None
     site = sites.get(told.listener) or site_of(told.listener, sock)
     route = Route(site, Peer(told.peer, told.peer_port))
+    counted = Counted(told.read_bytes, told.written_bytes) if told.read_bytes >= 0 else None
     return Arrival(
         sock, route, fresh=told.fresh, read=read, requests=told.requests, waited_s=told.waited_s,
-        continued=told.continued, deaths=told.deaths,
+        continued=told.continued, deaths=told.deaths, waits=told.waits, counted=counted,
     )  # fmt: skip
 
 

@@ -27,8 +27,9 @@ from setproctitle import setproctitle
 from graceserve.logs import Log
 from graceserve.priority import step_forward
 from graceserve.wire.channel import Channel
+from graceserve.worker.arrival import Arrival
 from graceserve.worker.handoff import hand_over
-from graceserve.worker.ledger import Ledger, Saved
+from graceserve.worker.ledger import Ledger
 
 WITHIN_S = 60.0  # a successor that is to empty the inbox may have to import the app first; what is left then is closed
 AGAIN_S = 0.01  # when the inbox is full
@@ -64,10 +65,10 @@ def _keep(worker: int, ledger: Ledger, inbox: Channel, title: str, log: Log) -> 
         ended = select.poll()
         ended.register(worker, select.POLLIN)
         ended.poll()
-        saved = deque(sorted(ledger.saved(), key=lambda saved: not saved.waits))  # first who waits for something
+        saved = deque(sorted(ledger.saved(), key=lambda arrival: not arrival.waits))  # first who waits for something
         if saved:
             log.info("kept", connections=len(saved), waiting=sum(one.waits for one in saved))
-            _close_all_but({inbox.fileno(), *(one.arrival.sock.fileno() for one in saved)})
+            _close_all_but({inbox.fileno(), *(one.sock.fileno() for one in saved)})
             step_forward()
             _rescue(saved, inbox)
     finally:
@@ -85,14 +86,14 @@ def _close_all_but(kept: set[int]) -> None:
                 pass
 
 
-def _rescue(saved: deque[Saved], inbox: Channel) -> None:
+def _rescue(saved: deque[Arrival], inbox: Channel) -> None:
     """Until all are in it, or nobody is left who could take them."""
     hung_up = select.poll()
     hung_up.register(inbox, 0)
     until = monotonic() + WITHIN_S
     while saved and monotonic() < until:
-        if hand_over(saved[0].arrival, inbox):
-            saved.popleft().arrival.sock.close()
+        if hand_over(saved[0], inbox):
+            saved.popleft().sock.close()
         elif hung_up.poll(AGAIN_S * 1000):
             return
         else:

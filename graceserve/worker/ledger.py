@@ -7,21 +7,18 @@ those since its `start` are kept. To note something is to store it, the word las
 at once. The start changes only while the word is 0.
 
 A worker may be killed in the middle of everything. Bytes that it had taken from the kernel and not kept yet nobody has
-any more; an answer that it was about to send, too. The kernel counts both (`_Count`), and where it does not agree with
-what is noted, the connection is not handed over.
+any more; an answer that it was about to send, too. The kernel counts both (`_counted`), and where it does not agree
+with what is noted, the connection is not handed over.
 """
 
-import array
 import fcntl
-import json
 import mmap
 import socket
 import struct
 import termios
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from graceserve.worker.arrival import Arrival
+from graceserve.worker.arrival import Arrival, Counted
 from graceserve.worker.environ import Peer, Route, Site
 
 KEPT_BYTES_MAX = 1 << 13  # of a request that has not begun; of a longer one nothing is noted
@@ -29,20 +26,14 @@ NEAR_BYTES = 1024  # of these are kept beside those of other connections, the ot
 _FAR_BYTES = KEPT_BYTES_MAX - NEAR_BYTES
 _FACTS_BYTES, _WORD_BYTES = 192, 8
 _FACTS = struct.Struct("8sqHB")  # cookie of the socket, bytes it had been given before, length of what follows, deaths
+_SEPARATOR = "\n"
 _TCP = (0, socket.IPPROTO_TCP)  # not MPTCP, which is counted by subflows
 _SO_COOKIE, _COOKIE_BYTES = 57, 8  # <asm-generic/socket.h>: no other socket gets this number
 _INFO = struct.Struct("B119xQQ")  # struct tcp_info of <linux/tcp.h>: tcpi_state, tcpi_bytes_acked, tcpi_bytes_received
+_SIZE = struct.Struct("i")
 _ESTABLISHED, _CLOSE_WAIT = 1, 8  # <linux/tcp_states.h>
 DEATHS_MAX = 2  # what has come of a request may be what they died of: it must not go round all workers
 _MAP_NORESERVE = 0x4000  # <asm-generic/mman.h>; Python names it from 3.13 on
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """A connection that another worker can go on with."""
-
-    arrival: Arrival
-    waits: bool  # something of a request has come
 
 
 class Ledger:
@@ -65,14 +56,14 @@ class Ledger:
         nobody else can go on with TLS."""
         sock, route = arrival.sock, arrival.route
         fd = sock.fileno()
-        if fd >= self.spare or route.secure or sock.family == socket.AF_UNIX or sock.proto not in _TCP:
+        if fd >= self.spare or route.secure or not route.site.host or sock.proto not in _TCP:
             return self.spare, 1
         self.words[fd] = 0
-        told = json.dumps((route.site.name, route.peer.address, route.peer.port)).encode()
+        told = _SEPARATOR.join((route.site.name, route.peer.address, str(route.peer.port))).encode()
         if _FACTS.size + len(told) > _FACTS_BYTES:
             return self.spare, 1
         try:
-            count = _NOTHING if arrival.untouched else _Count.of(sock)
+            count = arrival.counted or _counted(sock)
             facts = _FACTS.pack(_cookie(sock), count.written, len(told), min(arrival.deaths, DEATHS_MAX)) + told
         except OSError:  # the client is gone, or the kernel does not count
             return self.spare, 1
@@ -80,6 +71,13 @@ class Ledger:
         self._facts[at : at + len(facts)] = facts
         self.given[fd] = 0
         return fd, count.read + 1
+
+    def counted(self, line: int) -> Counted | None:
+        """What was ever read and written by the time of the last note, as a message says it."""
+        if line == self.spare or not self.words[line]:
+            return None
+        written = _FACTS.unpack_from(self._facts, line * _FACTS_BYTES)[1]
+        return Counted(self.words[line] - 1, written + self.given[line])
 
     def deaths(self, line: int) -> int:
         """See `Arrival`."""
@@ -101,7 +99,7 @@ class Ledger:
 
     # --- keeper
 
-    def saved(self) -> Iterator[Saved]:
+    def saved(self) -> Iterator[Arrival]:
         """All that can be handed over, once nobody writes here any more."""
         for fd, word in enumerate(self.words.tolist()[: self.spare]):
             if not word:
@@ -112,7 +110,7 @@ class Ledger:
                 continue
             cookie, written, size, _ = _FACTS.unpack_from(self._facts, fd * _FACTS_BYTES)
             saved = self._saved(sock, word, size) if self._agrees(sock, word, cookie, written) else None
-            if saved is not None and (saved.arrival.deaths <= DEATHS_MAX or not saved.waits):
+            if saved is not None and (saved.deaths <= DEATHS_MAX or not saved.waits):
                 yield saved
             else:
                 sock.detach()  # it is not ours to close
@@ -120,21 +118,21 @@ class Ledger:
     def _agrees(self, sock: socket.socket, word: int, cookie: bytes, written: int) -> bool:
         """Whether it is the connection that was noted, and nothing is lost."""
         try:
-            count = _Count.of(sock)
+            count = _counted(sock)
             same = _cookie(sock) == cookie
         except OSError:
             return False
         given = self.given[sock.fileno()]
         return same and count.read + 1 == word and count.written == written + given
 
-    def _saved(self, sock: socket.socket, word: int, size: int) -> Saved:
+    def _saved(self, sock: socket.socket, word: int, size: int) -> Arrival:
         fd = sock.fileno()
         kept = word - self.starts[fd]
         at = fd * _FACTS_BYTES + _FACTS.size
-        name, address, port = json.loads(bytes(self._facts[at : at + size]))
-        route, deaths = Route(Site(name), Peer(address, port)), self.deaths(fd) + 1
-        arrival = Arrival(sock, route, fresh=False, read=self._kept(fd, kept), deaths=deaths)
-        return Saved(arrival, waits=bool(kept) or _size(sock, termios.FIONREAD) > 0)
+        name, address, port = bytes(self._facts[at : at + size]).decode().split(_SEPARATOR)
+        route, deaths = Route(Site(name), Peer(address, int(port))), self.deaths(fd) + 1
+        waits = bool(kept) or _size(sock, termios.FIONREAD) > 0
+        return Arrival(sock, route, fresh=False, read=self._kept(fd, kept), waits=waits, deaths=deaths)
 
     def _kept(self, line: int, size: int) -> bytes:
         near, far = line * NEAR_BYTES, line * _FAR_BYTES
@@ -142,30 +140,19 @@ class Ledger:
         return bytes(self._near[near : near + size - rest]) + bytes(self._far[far : far + rest])
 
 
-@dataclass(frozen=True, slots=True)
-class _Count:
-    """What the kernel says of a TCP connection: how many bytes this end ever read and wrote."""
-
-    read: int
-    written: int
-
-    @classmethod
-    def of(cls, sock: socket.socket) -> "_Count":
-        """tcp(7): TCP_INFO, SIOCINQ, SIOCOUTQ. Raises `OSError`, also if it is no TCP, or the kernel an old one."""
-        before = _info(sock)
-        while True:
-            unread, unacked = _size(sock, termios.FIONREAD), _size(sock, termios.TIOCOUTQ)
-            info = _info(sock)
-            if info == before:
-                break
-            before = info  # something has come in between
-        state, acked, received = info
-        if state not in (_ESTABLISHED, _CLOSE_WAIT):
-            raise OSError(f"TCP state {state}")
-        return cls(received - unread - (state == _CLOSE_WAIT), acked + unacked)  # the client's FIN counts
-
-
-_NOTHING = _Count(0, 0)
+def _counted(sock: socket.socket) -> Counted:
+    """tcp(7): TCP_INFO, SIOCINQ, SIOCOUTQ. Raises `OSError`, also if it is no TCP, or the kernel an old one."""
+    before = _info(sock)
+    while True:
+        unread, unacked = _size(sock, termios.FIONREAD), _size(sock, termios.TIOCOUTQ)
+        info = _info(sock)
+        if info == before:
+            break
+        before = info  # something has come in between
+    state, acked, received = info
+    if state not in (_ESTABLISHED, _CLOSE_WAIT):
+        raise OSError(f"TCP state {state}")
+    return Counted(received - unread - (state == _CLOSE_WAIT), acked + unacked)  # the client's FIN counts
 
 
 def _shared(size: int) -> memoryview:
@@ -186,6 +173,4 @@ def _info(sock: socket.socket) -> tuple[int, int, int]:
 
 
 def _size(sock: socket.socket, what: int) -> int:
-    answer = array.array("i", [0])
-    fcntl.ioctl(sock, what, answer)
-    return answer[0]
+    return int(_SIZE.unpack(fcntl.ioctl(sock, what, bytes(_SIZE.size)))[0])

@@ -54,7 +54,7 @@ class Preface:
     @property
     def arrival(self) -> Arrival:
         """For somebody else, who reads the header from here on; then `let_go`."""
-        return replace(self._arrival, read=self._read)
+        return replace(self._arrival, read=self._read, counted=None)
 
     def let_go(self) -> None:
         """Close this process's descriptor; `done` is not called."""
@@ -100,7 +100,7 @@ class Preface:
                 sock.recv(found.length_bytes - len(self._read))
                 peer = Peer(*found.peer) if found.peer else self.peer
                 route = replace(self._arrival.route, peer=peer)
-                self._end(replace(self._arrival, route=route, read=b"", untouched=False))
+                self._end(replace(self._arrival, route=route, read=b"", counted=None))
 
     def _fail(self, problem: str) -> None:
         self.problem = problem

@@ -9,16 +9,17 @@ import pytest
 
 from graceserve.logs import Log
 from graceserve.wire.channel import Inbox
-from graceserve.worker.arrival import Arrival
+from graceserve.worker.arrival import Arrival, Counted
 from graceserve.worker.environ import Peer, Route, Site
 from graceserve.worker.handoff import hand_over, take_over
 from graceserve.worker.keeper import keep
-from graceserve.worker.ledger import DEATHS_MAX, KEPT_BYTES_MAX, NEAR_BYTES, Ledger
+from graceserve.worker.ledger import DEATHS_MAX, KEPT_BYTES_MAX, NEAR_BYTES, Ledger, _counted
+from tests.http.test_time_limits import GET
 from tests.http.test_time_limits import Desk as Home
 from tests.process.procs import fds
 
 CHILDREN = Path("/proc/thread-self/children")
-ROUTE = Route(Site("127.0.0.1:80"), Peer("192.0.2.7", 4711))
+ROUTE = Route(Site("127.0.0.1:80", "127.0.0.1", "80"), Peer("192.0.2.7", 4711))
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -56,10 +57,10 @@ class Desk:
         """What was read of each, and whether something of a request has come."""
         found = []
         for saved in self.ledger.saved():
-            assert saved.arrival.route.peer == ROUTE.peer and saved.arrival.route.site.name == ROUTE.site.name
-            assert saved.arrival.sock.fileno() == self.server.fileno() and not saved.arrival.fresh
-            saved.arrival.sock.detach()
-            found.append((saved.arrival.read, saved.waits))
+            assert saved.route.peer == ROUTE.peer and saved.route.site.name == ROUTE.site.name
+            assert saved.sock.fileno() == self.server.fileno() and not saved.fresh
+            saved.sock.detach()
+            found.append((saved.read, saved.waits))
         return found
 
     def close(self) -> None:
@@ -155,8 +156,8 @@ def test_the_deaths_are_told_to_the_next() -> None:
     inbox.close()
 
 
-def test_untouched() -> None:
-    """What the kernel would say of one that was accepted just now need not be asked."""
+def test_counted() -> None:
+    """What whoever had it knows, the kernel need not be asked."""
     desk = Desk()
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
         server, _ = listener.accept()
@@ -164,7 +165,13 @@ def test_untouched() -> None:
         with server:
             client.sendall(b"GET")
             asked = desk.ledger.line(Arrival(server, ROUTE))
-            assert desk.ledger.line(Arrival(server, ROUTE, untouched=True)) == asked
+            assert desk.ledger.line(Arrival(server, ROUTE, counted=Counted(0, 0))) == asked
+    assert desk.ledger.counted(desk.line) == Counted(desk.word - 1, len(b"what it was answered"))
+    desk.note(size=10, kept=0)
+    desk.ledger.given[desk.line] = 20
+    assert desk.ledger.counted(desk.line) == Counted(desk.word - 1 + 10, len(b"what it was answered") + 20)
+    desk.ledger.words[desk.line] = 0
+    assert desk.ledger.counted(desk.line) is None
     desk.close()
 
 
@@ -198,9 +205,28 @@ class TcpHome(Home):
     """Whose connections have lines."""
 
     ledger = Ledger(1024)
+    site = ROUTE.site
 
     def pair(self) -> tuple[socket.socket, socket.socket]:
         return tcp_pair()
+
+    def ask(self, data: bytes) -> None:
+        """All of it is read."""
+        before = self.connection._seen
+        self.client.sendall(data)
+        self.until(lambda: self.connection._seen == before + len(data))
+
+
+def test_what_goes_along_is_what_the_kernel_counts() -> None:
+    home = TcpHome()
+    for pieces in ([GET], [GET * 3], [GET[:9], GET[9:]], [GET, GET[:9]], [GET[9:] + GET[:5]]):
+        for piece in pieces:
+            home.ask(piece)
+        home.until(lambda: home.connection.movable)
+        arrival = home.connection.arrival()
+        assert arrival.counted == _counted(arrival.sock)
+        home.connection._note()  # it stays
+    home.close()
 
 
 def test_a_late_word_about_a_lost_connection() -> None:
@@ -218,6 +244,6 @@ def test_a_late_word_about_a_lost_connection() -> None:
             ours = socket.socket(fileno=line)
         home.connect(ours)
         lost.alone()
-        assert [saved.arrival.sock.detach() for saved in home.ledger.saved()] == [line]
+        assert [saved.sock.detach() for saved in home.ledger.saved()] == [line]
     home.over = False
     home.close()

@@ -35,6 +35,7 @@ class Desk:
 
     patience = Patience(keep_alive_s=75)
     ledger = Ledger(0)
+    site = Site("unix:x")
     draining = watches = False
     keeps_answers = False  # until `inline.answer`
 
@@ -57,7 +58,7 @@ class Desk:
 
     def connect(self, ours: socket.socket) -> Connection:
         """One that is open."""
-        route = Route(Site("unix:x"), Peer())
+        route = Route(self.site, Peer())
         self.environs.welcome(route)
         made = Connection(self, Arrival(ours, route))
         self.loop.run_until_complete(self.loop.connect_accepted_socket(lambda: made, ours))
