@@ -17,7 +17,7 @@ _settime = ctypes.PyDLL(None).timerfd_settime
 
 
 class Alarm:
-    """Goes off once, `after_s` seconds after it was set last. Raises `OSError` if there is no descriptor left."""
+    """Goes off once, so many seconds after it was set last. Raises `OSError` if there is no descriptor left."""
 
     __slots__ = ("_fd", "_words")
 
@@ -26,6 +26,10 @@ class Alarm:
         if self._fd < 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
+        self.after(after_s)
+
+    def after(self, after_s: float) -> None:
+        """Go off so many seconds after it is set, from the next time on."""
         after = _Itimerspec(0, 0, *divmod(round(after_s * 1_000_000_000), 1_000_000_000))
         # As they are passed on: to convert them takes as long as the call.
         self._words = ctypes.c_int(self._fd), ctypes.c_int(0), ctypes.byref(after), None

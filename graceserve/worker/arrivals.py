@@ -3,14 +3,16 @@
     taken --PROXY header, if one is expected--> opening --TLS handshake, if that is asked for--> a `Connection`
 
 All workers are woken for an arrival, and who is first would often be first for all of them, at a reload above all: so
-who has more connections than another free worker gives that one a moment. And with `--threads 1` one that comes from
-the inbox with something to say is served before the next is taken, which others may be quicker with.
+who has more connections than another free worker gives that one a moment, unless a request waits. And with
+`--threads 1` one that comes from the inbox with something to say is served before the next is taken, which others may
+be quicker with.
 """
 
 import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 
 from graceserve.wire.channel import Channel
 from graceserve.worker.accept import Acceptor
@@ -25,6 +27,7 @@ from graceserve.worker.service import Service
 OTHERS_FIRST_S = 0.002  # for a worker with fewer connections to take the next one
 EXHAUSTED_S = 1.0  # no accepting for this long when descriptors or memory ran out
 HANDSHAKE_S_MAX = 3600.0  # of `--head-timeout 0`
+_GLANCE = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 class Arrivals:
@@ -94,7 +97,7 @@ class Arrivals:
             return  # it is served first: others may be quicker with the next one
         if self._connections.leave_it_to_others():
             return  # they have been woken, too
-        if self._defers and self._connections.more_than_others(self.count):
+        if self._defers and self._connections.more_than_others(self.count) and not self._acceptor.urgent:
             self._defers = False
             self._pause_for(OTHERS_FIRST_S)
             return
@@ -147,9 +150,9 @@ class Arrivals:
         handshake_s = min(self._service.patience.head_s, HANDSHAKE_S_MAX) if tls is not None else None
         self._opening += 1
         done = self._opened
-        if not arrival.fresh and _speaks(arrival):
+        if not arrival.fresh and (arrival.waits or _speaks(arrival)):
             self._connections.expect(connection)
-            done = self._opened_newcomer
+            done = partial(self._opened_newcomer, connection)
         drive(
             self._loop.connect_accepted_socket(
                 lambda: connection, arrival.sock, ssl=tls, ssl_handshake_timeout=handshake_s
@@ -157,8 +160,8 @@ class Arrivals:
             done,
         )
 
-    def _opened_newcomer(self, error: BaseException | None) -> None:
-        self._connections.expect_no_more()
+    def _opened_newcomer(self, connection: Connection, error: BaseException | None) -> None:
+        self._connections.expect_no_more(connection)
         self._opened(error)
 
     def _opened(self, error: BaseException | None) -> None:
@@ -172,9 +175,7 @@ class Arrivals:
 
 def _speaks(arrival: Arrival) -> bool:
     """Whether it has something to say."""
-    if arrival.read:
-        return True
     try:
-        return bool(arrival.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return bool(arrival.sock.recv(1, _GLANCE))
     except OSError:  # nothing yet, or nothing any more
         return False

@@ -22,7 +22,7 @@ from graceserve.worker.http.reader import Reader
 from graceserve.worker.journal import Journal
 from graceserve.worker.lifecycle import Terms, Way
 from graceserve.worker.pool import Pool
-from graceserve.worker.relief import Relief
+from graceserve.worker.relief import OLDER_FIRST_TURNS, Relief
 from graceserve.worker.runs import Inline, ThreadRun
 from graceserve.worker.service import Service
 from graceserve.worker.spool import Spool
@@ -34,9 +34,6 @@ DRAIN_SWEEP_S = 0.05  # the same in a drain, where connections are handed over o
 TURN_S = 0.002  # of app calls in a row; then what has come in between is read
 TOGETHER_S = 0.0005  # so long an answer waits for those behind it, to be sent with them
 ARM_S = 0.001  # how often the guard's alarm is put off: each time may leave a virtual machine
-SLOW_S = 0.01  # an app call that takes as long may be followed by others: the answers before it are not to wait
-SLOW_TIMES = 100  # so each is sent before the next call, for as many times as long,
-SLOW_FOR_S_MAX = 10.0  # at most
 FEWER = 1  # connections that another worker may have less, and this one takes the next all the same
 QUEUED_S = 0.004  # a request that has waited for an app thread as long is passed on, if somebody is free
 
@@ -72,12 +69,12 @@ class Connections:
         self._waiting: deque[Connection] = deque()  # to be served
         self._advances = False  # that is scheduled
         self._advance = self._advance_inline if self._pool is None else self._advance_threads
-        self._slow_until = 0.0
         self._arm_at = 0.0
         self._begun_s = 0.0  # when requests were given to the threads the last time
         self._queue_check: asyncio.TimerHandle | None = None
         self._saturated = False  # as the siblings see it
         self._inline = Inline(loop)
+        self._tempo = self._inline.watch.tempo
         self.relief = Relief(loop, inbox, place, self._waiting, self._inline)
         self.newcomer: Connection | None = None  # from the inbox, with something to say, and not served yet
         self.others_wait: Callable[[], bool] = bool  # whether there is somebody in the inbox for this worker to take
@@ -251,8 +248,8 @@ class Connections:
                 waiting.popleft().advance()
                 now = monotonic()
                 if now > answer_at:
-                    if now - before > SLOW_S:
-                        self._was_slow(now, now - before)
+                    if now > self._arm_at:  # some of the short calls, and all that are not
+                        inline.watch.took(now, now - before)
                     inline.answer()
                     now = monotonic()
                     if now > end:
@@ -286,10 +283,11 @@ class Connections:
         """It is to be opened, and served, before another one is taken from the inbox."""
         if self._pool is None:
             self.newcomer = newcomer
+            self.relief.older_first = OLDER_FIRST_TURNS
 
-    def expect_no_more(self) -> None:
-        """It is open. If nothing has been read of it by now nobody waits for it."""
-        if self.newcomer not in self._waiting:
+    def expect_no_more(self, newcomer: Connection) -> None:
+        """It is open, or could not be opened. If nothing has been read of it by now nobody waits for it."""
+        if self.newcomer is newcomer and newcomer not in self._waiting:
             self.newcomer = None
 
     def _calls_follow(self, now: float) -> float:
@@ -297,10 +295,7 @@ class Connections:
         if now > self._arm_at:
             self._arm_at = now + ARM_S
             self._inline.watch.arm()
-        return now + TOGETHER_S if now > self._slow_until else now
-
-    def _was_slow(self, now: float, took_s: float) -> None:
-        self._slow_until = max(self._slow_until, now + min(SLOW_TIMES * took_s, SLOW_FOR_S_MAX))
+        return now + TOGETHER_S if now > self._tempo.slow_until else now  # the next call may be a slow one
 
     # --- app threads
 

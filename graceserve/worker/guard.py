@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import Protocol
 
-from graceserve.worker.watch import LONG_S, Watch
+from graceserve.worker.watch import Watch
 
 EXIT_STUCK = 1
 LONELY_S = 0.02  # where nobody is there to be given anything: so long an answer may wait behind a long call
@@ -116,7 +116,7 @@ class Guard:
             if watch.turn == turn:
                 return turn, None
             watch.asleep = False  # that one began before it could see it
-        return watch.turn, LONELY_S if lonely else LONG_S
+        return watch.turn, LONELY_S if lonely else watch.tempo.long_s
 
     def _on_long_call(self, turn: int) -> None:
         """Until it ends."""

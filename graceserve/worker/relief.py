@@ -5,10 +5,11 @@ Those who are answered already get their answers first.
     bytes come --> the guard hands the connection over --> the call ends --> the loop thread lets go of it
 
 A sibling takes it, or, if all are in long calls, whoever is through first: one queue for all of them, in the order in
-which they came. While nobody is free a connection stays where it is until the call has lasted for `QUEUE_S`, so that
-short calls move nothing, however busy all are; and a request moves but once, since who is free takes one from the inbox
-and serves it before the next (`Connections.newcomer`). A call that long is followed by `older_first`: what comes to the
-worker now has waited for less long than what is in the inbox.
+which they came. While nobody is free a connection stays where it is until the call has lasted for longer
+(`Tempo.queue_s`), so that short calls move nothing, however busy all are; and a request moves but once, since who is
+free takes one from the inbox and serves it before the next (`Connections.newcomer`). A call that long is followed by
+`older_first`, and so is who was taken from the inbox: what comes to the worker now has waited for less long than what
+is still in there.
 
 The guard leaves the loop's own things alone: it sends the descriptor, puts a silent one in its place, so that the new
 owner's is the only one and can be closed, and marks the connection as moved. The loop thread ends what is left of it
@@ -30,8 +31,7 @@ from graceserve.worker.runs import Inline
 
 AGAIN_S = 0.001  # who waits goes as soon as somebody is free, or the inbox has room
 LATER_S = 0.003  # a client may take more of its answer; who can't be moved is left alone as long
-QUEUE_S = 0.02  # a call that goes on for as long is worth the move even if nobody is free: it costs below 1 % of it
-OLDER_FIRST_TURNS = 200  # of the loop, after such a call, at most: those in the inbox go before those who come here
+OLDER_FIRST_TURNS = 200  # of the loop, at most, in which those in the inbox go before those who come here
 
 
 class Relief:
@@ -147,7 +147,7 @@ class Relief:
         return LATER_S if later else None
 
     def _pass(self, connection: Connection) -> bool:
-        taken = self.move(connection)
+        taken = self.move(connection, waits=True)
         if taken:
             self._passed.append(connection)
         return taken
@@ -156,15 +156,16 @@ class Relief:
 
     def _lasts_long(self) -> bool:
         """Whether who waits in this turn had better do so in the inbox, though nobody is free. Or who waited in it."""
-        return self.now() - self._turn_since > QUEUE_S and not self._place.alone
+        return self.now() - self._turn_since >= self.watch.tempo.queue_s and not self._place.alone
 
-    def move(self, connection: Connection) -> bool:
-        """Whether the inbox took it. Then neither its bytes nor its end are this process's any more.
+    def move(self, connection: Connection, *, waits: bool = False) -> bool:
+        """Whether the inbox took it. Then neither its bytes nor its end are this process's any more. `waits`: as for
+        `Connection.arrival`.
 
         On the loop thread `let_go` has to be the next thing that happens to it: libuv aborts the process if it is to
         change what it waits for with a descriptor that is not in its epoll any more.
         """
-        if not hand_over(connection.arrival(), self._inbox):
+        if not hand_over(connection.arrival(waits=waits), self._inbox):
             return False
         connection.moved()
         fd = connection.fd

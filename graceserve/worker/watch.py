@@ -18,25 +18,23 @@ from contextvars import Context
 from typing import ParamSpec, TypeVar
 
 from graceserve.worker.alarm import Alarm
+from graceserve.worker.tempo import Tempo
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-# A call is long if it has lasted for this, or 1 ms or 2 less behind short ones. It is above a clock tick's 4 ms, for
-# which a sibling on the same core may go first: with 3 ms the guard woke up 500 times a second for nothing.
-LONG_S = 0.005
 
 
 class Watch:
     """One a worker with `--threads 1`."""
 
-    __slots__ = ("alarm", "asleep", "lock", "settled", "touched", "turn")
+    __slots__ = ("alarm", "asleep", "lock", "settled", "tempo", "touched", "turn")
 
     def __init__(self) -> None:
         self.settled: Callable[[], object] = bool  # called on the loop thread, if the guard was at work in a turn
         self.turn = 0
         self.touched = False
-        self.alarm = Alarm(LONG_S)
+        self.tempo = Tempo()
+        self.alarm = Alarm(self.tempo.long_s)
         self.asleep = True  # nothing but the alarm wakes the guard, and that is not set
         self.lock = threading.Lock()  # held by the guard while it is at work
 
@@ -58,11 +56,18 @@ class Watch:
         self.arm()
         self.settled()
 
+    def took(self, now: float, took_s: float) -> None:
+        """See `Tempo`."""
+        before_s = self.tempo.long_s
+        self.tempo.took(now, took_s)
+        if self.tempo.long_s != before_s:
+            self.alarm.after(self.tempo.long_s)
+
     def close(self) -> None:
         """Where there is no guard."""
         self.alarm.close()
 
     def arm(self) -> None:
-        """Have the guard look `LONG_S` from now, and no sooner. In a signal handler, too."""
+        """Have the guard look `long_s` from now, and no sooner. In a signal handler, too."""
         self.asleep = False
         self.alarm.set()

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from graceserve.worker.guard import Guard
 from graceserve.worker.runs import Client, Inline
-from graceserve.worker.watch import LONG_S
+from graceserve.worker.tempo import LONG_S
 from graceserve.worker.wsgi import Exchange
 from tests.process.waiting import eventually
 

@@ -10,7 +10,8 @@ from graceserve.wire.messages import Ping
 from graceserve.worker.board import Board
 from graceserve.worker.connection import State
 from graceserve.worker.handoff import take_over
-from graceserve.worker.relief import AGAIN_S, LATER_S, QUEUE_S, Relief
+from graceserve.worker.relief import AGAIN_S, LATER_S, Relief
+from graceserve.worker.tempo import QUEUE_S
 from tests.http.test_time_limits import GET, Desk
 
 SHORT_S, LONG_S = QUEUE_S * 0.9, QUEUE_S * 1.1

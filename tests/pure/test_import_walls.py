@@ -23,6 +23,7 @@ PURE = (
     "graceserve.wire.messages",
     *sorted(f"graceserve.fleet.{path.stem}" for path in (PACKAGE / "fleet").glob("[a-z]*.py")),
     "graceserve.worker.lifecycle", "graceserve.worker.environ", "graceserve.worker.patience",
+    "graceserve.worker.tempo",
     "graceserve.worker.forwarded", "graceserve.worker.proxyproto",
     "graceserve.worker.access_format",
     "graceserve.worker.http.policy", "graceserve.worker.http.port", "graceserve.worker.http.reader",
