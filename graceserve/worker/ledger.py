@@ -108,22 +108,19 @@ class Ledger:
                 sock = socket.socket(fileno=fd)
             except OSError:  # closed since, or no socket any more
                 continue
-            cookie, written, size, _ = _FACTS.unpack_from(self._facts, fd * _FACTS_BYTES)
-            saved = self._saved(sock, word, size) if self._agrees(sock, word, cookie, written) else None
+            cookie, _, size, _ = _FACTS.unpack_from(self._facts, fd * _FACTS_BYTES)
+            saved = self._saved(sock, word, size) if self._agrees(sock, cookie) else None
             if saved is not None and (saved.deaths <= DEATHS_MAX or not saved.waits):
                 yield saved
             else:
                 sock.detach()  # it is not ours to close
 
-    def _agrees(self, sock: socket.socket, word: int, cookie: bytes, written: int) -> bool:
+    def _agrees(self, sock: socket.socket, cookie: bytes) -> bool:
         """Whether it is the connection that was noted, and nothing is lost."""
         try:
-            count = _counted(sock)
-            same = _cookie(sock) == cookie
+            return _cookie(sock) == cookie and _counted(sock) == self.counted(sock.fileno())
         except OSError:
             return False
-        given = self.given[sock.fileno()]
-        return same and count.read + 1 == word and count.written == written + given
 
     def _saved(self, sock: socket.socket, word: int, size: int) -> Arrival:
         fd = sock.fileno()
